@@ -1,0 +1,72 @@
+# `make run` and `make test` need Python 3.11 or newer with its venv module, and nothing else; they
+# set up .venv from the lock files by themselves.
+.DEFAULT_GOAL := help
+.SUFFIXES:
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check
+WORKER := .venv/bin/perago-worker --config config/local.toml
+SERVERS := deploy/servers/servers.py
+UV ?= uv
+
+.PHONY: help
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1	\2/p' Makefile | expand -t 10
+
+.PHONY: run
+run: .venv/runtime.stamp ## Run the example on the embedded queue and store
+	@$(WORKER) submit config/examples/wordcount.json
+	@$(WORKER) --until-idle
+
+.PHONY: test
+test: .venv/dev.stamp ## Run the everyday tests, without servers
+	@.venv/bin/python -m pytest -q -n 2 -m "not servers" tests/unit tests/contract tests/e2e
+
+.PHONY: servers
+servers: .venv/dev.stamp ## Start a real Conductor and a real lakeFS, and print how to reach them
+	@.venv/bin/python $(SERVERS) up
+
+.PHONY: lint
+lint: .venv/dev.stamp ## Check format, style and the direction of imports
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/lint-imports --no-logo
+
+.PHONY: types
+types: .venv/dev.stamp ## Check types
+	@.venv/bin/mypy
+	@.venv/bin/mypy $(SERVERS)
+
+# The build backend is in both locks, so that building needs no second download.
+LOCK = $(UV) pip compile --quiet --universal --generate-hashes --no-annotate --upgrade \
+  --python-version 3.11 --custom-compile-command 'make lock' pyproject.toml -
+.PHONY: lock
+lock: ## Renew both lock files (needs uv)
+	@printf 'hatchling\neditables\n' | $(LOCK) --group dev -o requirements-dev.lock
+	@printf 'hatchling\neditables\n' | $(LOCK) -c requirements-dev.lock -o requirements.lock
+
+.PHONY: clean
+clean: ## Remove what make made; the cache of the real servers stays
+	@rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; this is $$(python3 -V 2>&1)." \
+	  "Install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@echo "Setting up .venv (once) ..."
+	@"$(PYTHON)" -m venv --clear .venv || { rm -rf .venv; exit 1; }
+
+.venv/runtime.stamp: requirements.lock pyproject.toml | .venv/bin/python
+	@echo "Installing what $< names ..."
+	@$(PIP) install --require-hashes --requirement requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Holds everything the runtime lock holds, at the same versions.
+.venv/dev.stamp: requirements-dev.lock pyproject.toml | .venv/bin/python
+	@echo "Installing what $< names ..."
+	@$(PIP) install --require-hashes --requirement requirements-dev.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,1 @@
+"""The ports, implemented: over Conductor, over lakeFS, and embedded."""

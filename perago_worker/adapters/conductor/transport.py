@@ -1,0 +1,182 @@
+"""How the adapter talks HTTP: every request is sent once, within its own time, over one client.
+
+Nothing is sent twice, because a poll takes tasks and its lost answer loses them; the one exception
+is a request whose token was refused, which the server has not looked at. Certificates, proxies and
+timeouts hold for every request, since the client is never exchanged for another.
+
+`Transport.call_api` has the shape that the SDK's resource classes expect of their client.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from perago_worker.adapters.conductor.answers import Answer, translated
+from perago_worker.adapters.conductor.auth import TokenSource
+from perago_worker.adapters.conductor.client import ConductorSettings, open_client
+from perago_worker.errors import QueueRefused, QueueUnavailable
+from perago_worker.ports import Clock
+
+_JSON_BODY: Mapping[str, str] = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request, to be sent once.
+
+    Attributes:
+        path: Below the API's root, quoted; or a whole address elsewhere.
+        timeout_s: Seconds for the answer once connected; None is the configured time.
+        limit: Bytes the answer may have; None is any number.
+    """
+
+    method: str
+    path: str
+    params: Sequence[tuple[str, Any]] = ()
+    content: bytes | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    timeout_s: float | None = None
+    limit: int | None = None
+
+
+class Transport:
+    """Sends requests to one Conductor. Safe from any thread.
+
+    Raises, from every call: `QueueUnavailable` and `QueueRefused` as the port says.
+    """
+
+    def __init__(self, settings: ConductorSettings, *, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._client = open_client(settings)
+        keys = (settings.auth_key_id, settings.auth_key_secret)
+        self._tokens = None if None in keys else TokenSource(self._fetch_token, clock=clock)
+
+    def close(self) -> None:
+        """Close all connections. Idempotent."""
+        self._client.close()
+
+    def send(self, request: Request) -> Answer:
+        """Send a request, with a token where keys are configured, and return its success."""
+        if self._tokens is None:
+            return self._once(request, None).checked()
+        token = self._tokens.current()
+        answer = self._once(request, token)
+        if answer.rejects_token:
+            fresh = self._tokens.replace(token)
+            if fresh is not None and fresh != token:
+                answer = self._once(request, fresh)
+        return answer.checked()
+
+    def fetch(self, url: str, *, limit: int) -> Any:
+        """Return the JSON that Conductor keeps elsewhere, at an address it gave.
+
+        No token goes there. An answer of more than `limit` bytes is refused.
+        """
+        return self._once(Request("GET", url, limit=limit), None).json()
+
+    # What the SDK's resource classes call ---------------------------------------------------------
+
+    def select_header_accept(self, _accepts: Sequence[str]) -> str:
+        """Accept anything: an error is JSON even where the success is plain text."""
+        return "*/*"
+
+    def select_header_content_type(self, _content_types: Sequence[str]) -> str:
+        """Every body that goes through the resource classes is JSON."""
+        return "application/json"
+
+    def call_api(
+        self,
+        resource_path: str,
+        method: str,
+        path_params: Mapping[str, str],
+        query_params: Sequence[tuple[str, Any]],
+        _header_params: Mapping[str, str],
+        *,
+        body: Any = None,
+        response_type: str | None = None,
+        _request_timeout: float | None = None,
+        **_unused: Any,
+    ) -> Any:
+        """Send what a resource class describes and return the answer's text or JSON, unconverted.
+
+        A body of bytes is sent as it is, any other as JSON. A `response_type` of `str` is text;
+        other types are models of the SDK, and stay JSON here. `_request_timeout` is in seconds, for
+        the answer; None is the configured time.
+        """
+        for name, value in path_params.items():
+            resource_path = resource_path.replace(f"{{{name}}}", quote(value, safe=""))
+        if body is not None and not isinstance(body, bytes):
+            body = json.dumps(body, allow_nan=False).encode()
+        answer = self.send(
+            Request(
+                method,
+                resource_path,
+                query_params,
+                content=body,
+                headers=_JSON_BODY if body is not None else {},
+                timeout_s=_request_timeout,
+            )
+        )
+        return answer.text() if response_type == "str" else answer.json()
+
+    # ----------------------------------------------------------------------------------------------
+
+    def _once(self, request: Request, token: str | None) -> Answer:
+        call = f"{request.method} {request.path.partition('?')[0]}"
+        connect_s = self._settings.connect_timeout_s
+        answer_s = self._settings.request_timeout_s
+        if request.timeout_s is not None:
+            answer_s = request.timeout_s
+        with translated(call):
+            deadline = self._clock.now() + connect_s + answer_s
+            with self._client.stream(
+                request.method,
+                request.path,
+                params=list(request.params) or None,
+                content=request.content,
+                headers={**request.headers, **({"X-Authorization": token} if token else {})},
+                timeout=httpx.Timeout(answer_s, connect=connect_s),
+            ) as response:
+                body = self._read(response, call, deadline, request.limit)
+        return Answer(
+            call=call,
+            status=response.status_code,
+            content_type=response.headers.get("content-type", "").partition(";")[0].strip().lower(),
+            date=response.headers.get("date", ""),
+            body=body,
+        )
+
+    def _read(
+        self, response: httpx.Response, call: str, deadline: float, limit: int | None
+    ) -> bytes:
+        body = bytearray()
+        for chunk in response.iter_bytes():
+            body += chunk
+            if limit is not None and len(body) > limit:
+                raise QueueRefused(f"{call}: the answer has more than {limit} bytes")
+            # httpx times each read by itself, so that an answer that trickles would never end.
+            if self._clock.now() > deadline:
+                raise QueueUnavailable(f"{call}: the answer did not end in time")
+        return bytes(body)
+
+    def _fetch_token(self) -> str | None:
+        keys = {
+            "keyId": self._settings.auth_key_id,
+            "keySecret": self._settings.auth_key_secret,
+        }
+        body = json.dumps(keys).encode()
+        answer = self._once(Request("POST", "/token", content=body, headers=_JSON_BODY), None)
+        if answer.status == 404:  # open Conductor has no such endpoint
+            return None
+        token = answer.json()
+        token = token.get("token") if isinstance(token, dict) else None
+        if not isinstance(token, str) or not token:
+            raise QueueUnavailable("POST /token: answered without a token")
+        return token

@@ -1,0 +1,209 @@
+"""The calls the store makes, in terms of lakefs-sdk; nothing else knows its classes.
+
+Every method takes `into`, which makes the error to raise when the call fails. Importing this module
+loads the SDK, which takes about a second; `LakeFSStore` defers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import BinaryIO
+
+from lakefs_sdk.api.auth_api import AuthApi
+from lakefs_sdk.api.branches_api import BranchesApi
+from lakefs_sdk.api.commits_api import CommitsApi
+from lakefs_sdk.api.objects_api import ObjectsApi
+from lakefs_sdk.api.refs_api import RefsApi
+from lakefs_sdk.api.repositories_api import RepositoriesApi
+from lakefs_sdk.models.branch_creation import BranchCreation
+from lakefs_sdk.models.commit import Commit
+from lakefs_sdk.models.commit_creation import CommitCreation
+from lakefs_sdk.models.merge import Merge
+from lakefs_sdk.models.object_error import ObjectError
+from lakefs_sdk.models.path_list import PathList
+
+from perago_worker.adapters.lakefs.mapping import Entry, EntryPage, NoAnswer, ToError, one_line
+from perago_worker.adapters.lakefs.settings import LakeFSSettings
+from perago_worker.adapters.lakefs.transport import Transport
+
+PAGE = 1000
+"""Most items lakeFS shows or deletes at a time; it refuses to be asked for more with 400."""
+
+
+class Api:
+    """The calls the store makes to one server. Safe to use from any thread."""
+
+    def __init__(self, settings: LakeFSSettings) -> None:
+        self._transport = transport = Transport(settings)
+        self._auth = AuthApi(transport.client)
+        self._branches = BranchesApi(transport.client)
+        self._commits = CommitsApi(transport.client)
+        self._objects = ObjectsApi(transport.client)
+        self._refs = RefsApi(transport.client)
+        self._repositories = RepositoriesApi(transport.client)
+
+    def whoami(self, *, into: ToError) -> None:
+        """Ask who we are; fails without valid credentials."""
+        self._transport.call(self._auth.get_current_user, into=into)
+
+    def require_repository(self, repository: str, *, into: ToError) -> None:
+        """Fail when there is no such repository."""
+        self._transport.call(self._repositories.get_repository, repository, into=into)
+
+    def commit(self, repository: str, ref: str, *, into: ToError) -> Commit:
+        """Return the commit that any kind of reference leads to."""
+        return self._transport.call(self._commits.get_commit, repository, ref, into=into)
+
+    def log(
+        self, repository: str, ref: str, *, after: str | None, amount: int, into: ToError
+    ) -> list[Commit]:
+        """Return up to `amount` first-parent ancestors of a reference, those older than `after`."""
+        answer = self._transport.call(
+            self._refs.log_commits,
+            repository,
+            ref,
+            after=after,
+            amount=amount,
+            limit=True,  # without it the server reads one commit more, to tell whether there is one
+            first_parent=True,
+            into=into,
+        )
+        commits: list[Commit] = answer.results
+        return commits
+
+    def branches(
+        self, repository: str, *, prefix: str, show_hidden: bool, into: ToError
+    ) -> Iterator[str]:
+        """Yield the names of branches."""
+        after = ""
+        while True:
+            page = self._transport.call(
+                self._branches.list_branches,
+                repository,
+                prefix=prefix,
+                after=after,
+                amount=PAGE,
+                show_hidden=show_hidden,
+                into=into,
+            )
+            yield from (branch.id for branch in page.results)
+            if not page.pagination.has_more:
+                return
+            after = page.pagination.next_offset
+
+    def create_branch(self, repository: str, name: str, *, source: str, into: ToError) -> None:
+        """Create a hidden branch at commit `source`."""
+        creation = BranchCreation(name=name, source=source, force=False, hidden=True)
+        self._transport.tell(self._branches.create_branch, repository, creation, into=into)
+
+    def delete_branch(self, repository: str, name: str, *, into: ToError) -> None:
+        """Delete a branch, with what was not committed on it."""
+        self._transport.tell(self._branches.delete_branch, repository, name, into=into)
+
+    def commit_branch(
+        self,
+        repository: str,
+        branch: str,
+        *,
+        message: str,
+        metadata: Mapping[str, str],
+        into: ToError,
+    ) -> Commit:
+        """Commit what a branch holds."""
+        creation = CommitCreation(
+            message=message, metadata=dict(metadata), date=None, allow_empty=False, force=False
+        )
+        return self._transport.call(self._commits.commit, repository, branch, creation, into=into)
+
+    def merge(
+        self,
+        repository: str,
+        source: str,
+        branch: str,
+        *,
+        message: str,
+        metadata: Mapping[str, str],
+        timeout_s: float,
+        into: ToError,
+    ) -> str:
+        """Merge a commit into a branch and return the id of the merge."""
+        merge = Merge(
+            message=message,
+            metadata=dict(metadata),
+            strategy=None,  # a conflict means that the head moved, and is for the caller to solve
+            force=False,
+            allow_empty=False,
+            squash_merge=False,  # the source stays a parent, where later attempts look for it
+        )
+        answer = self._transport.call(
+            self._refs.merge_into_branch,
+            repository,
+            source,
+            branch,
+            merge,
+            timeout_s=timeout_s,
+            into=into,
+        )
+        return answer.reference
+
+    # --- objects ----------------------------------------------------------------------------------
+
+    def page(
+        self, repository: str, commit: str, *, prefix: str, after: str, into: ToError
+    ) -> EntryPage:
+        """Return one page of the objects whose keys begin with `prefix`."""
+        query = {
+            "prefix": prefix,
+            "after": after,
+            "amount": str(PAGE),
+            "user_metadata": "false",
+            "presign": "false",
+        }
+        path = ("repositories", repository, "refs", commit, "objects", "ls")
+        body = self._transport.get(*path, query=query, into=into)
+        try:
+            return EntryPage.model_validate_json(body)
+        except ValueError as error:
+            raise into(NoAnswer(one_line(str(error)))) from error
+
+    def download(
+        self, repository: str, commit: str, key: str, *, sink: BinaryIO, into: ToError
+    ) -> int:
+        """Write an object to `sink` and return the number of its bytes."""
+        path = ("repositories", repository, "refs", commit, "objects")
+        return self._transport.download(*path, query={"path": key}, sink=sink, into=into)
+
+    def upload(
+        self,
+        repository: str,
+        branch: str,
+        key: str,
+        *,
+        source: BinaryIO,
+        size: int,
+        into: ToError,
+    ) -> Entry:
+        """Store `size` bytes of `source` and return what the server says it stored."""
+        path = ("repositories", repository, "branches", branch, "objects")
+        body = self._transport.upload(
+            *path, query={"path": key}, source=source, size=size, into=into
+        )
+        try:
+            return Entry.model_validate_json(body)
+        except ValueError as error:
+            raise into(NoAnswer(one_line(str(error)))) from error
+
+    def delete(
+        self, repository: str, branch: str, keys: list[str], *, into: ToError
+    ) -> list[ObjectError]:
+        """Delete up to `PAGE` objects and return an error for each that was not."""
+        paths = PathList(paths=keys)
+        answer = self._transport.call(
+            self._objects.delete_objects, repository, branch, paths, into=into
+        )
+        errors: list[ObjectError] = answer.errors
+        return errors
+
+    def close(self) -> None:
+        """Close idle connections now and busy ones when their calls end."""
+        self._transport.close()

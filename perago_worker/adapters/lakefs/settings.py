@@ -1,0 +1,38 @@
+"""Where a lakeFS server is and how to talk to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+API_PATH = "/api/v1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LakeFSSettings:
+    """Where a lakeFS server is, who we are to it, and how long to wait for it.
+
+    The two halves of the credentials never appear in the `repr`.
+
+    Attributes:
+        endpoint: Address of the server, with or without `/api/v1`.
+        access_key_id: First half of the credentials.
+        secret_access_key: Second half of the credentials.
+        ca_file: PEM file of the authorities to trust instead of the system's; None is the system's.
+        connect_timeout_s: Longest time for a connection to be made, TLS included.
+        request_timeout_s: Longest silence of the server within a call.
+        connections: How many objects are transferred at a time; that many connections stay warm.
+    """
+
+    endpoint: str
+    access_key_id: str = field(repr=False)
+    secret_access_key: str = field(repr=False)
+    ca_file: Path | None = None
+    connect_timeout_s: float = 5.0
+    request_timeout_s: float = 30.0
+    connections: int = 8
+
+    @property
+    def base_url(self) -> str:
+        """The endpoint with exactly one `/api/v1` and no slash at its end."""
+        return self.endpoint.rstrip("/").removesuffix(API_PATH).rstrip("/") + API_PATH

@@ -1,0 +1,227 @@
+"""Connections to a lakeFS server: one warm pool, a deadline on every call, nothing sent twice.
+
+Small calls go through lakefs-sdk. Object bytes and listings use the SDK's own connection pool
+directly: its upload and download hold whole objects in memory, and its listing spends 25 ms of
+processor time on every 1,000 objects.
+
+Importing this module loads the SDK, which takes about a second; `LakeFSStore` defers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import quote, urlencode
+
+from lakefs_sdk.api_client import ApiClient
+from lakefs_sdk.configuration import Configuration
+from lakefs_sdk.exceptions import ApiException
+from urllib3 import BaseHTTPResponse, Timeout
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+
+from perago_worker._version import __version__
+from perago_worker.adapters.lakefs.mapping import (
+    Failure,
+    NoAnswer,
+    NotSent,
+    ToError,
+    answered,
+    one_line,
+)
+from perago_worker.adapters.lakefs.settings import LakeFSSettings
+from perago_worker.errors import StoreUnavailable
+
+T = TypeVar("T")
+
+CHUNK_BYTES = 1024 * 1024
+SPARE_CONNECTIONS = 4
+"""Connections kept warm beside those that transfer objects: heads, merges, pings, the janitor."""
+
+CONTENT_TYPE = "application/octet-stream"
+"""The same for every object: to lakeFS, equal bytes under another content type are a change."""
+
+
+class Transport:
+    """Calls to one lakeFS server. Safe to use from any thread."""
+
+    def __init__(self, settings: LakeFSSettings) -> None:
+        client = ApiClient(_configuration(settings))
+        client.user_agent = f"perago-worker/{__version__}"
+        self.client = client
+        self._pool = client.rest_client.pool_manager
+        self._base_url = settings.base_url
+        self._connect_s = settings.connect_timeout_s
+        self._request_s = settings.request_timeout_s
+        self._headers = {
+            "Authorization": client.configuration.get_basic_auth_token(),
+            "User-Agent": client.user_agent,
+        }
+
+    def call(
+        self,
+        method: Callable[..., T | None],
+        *args: Any,
+        into: ToError,
+        timeout_s: float | None = None,
+        **kwargs: Any,
+    ) -> T:
+        """Call a method of the SDK; `timeout_s` is the longest silence of the server.
+
+        `into` makes the error to raise when the call fails.
+        """
+        read_s = self._request_s if timeout_s is None else timeout_s
+        timeout = (min(self._connect_s, read_s), read_s)
+        with translated(into):
+            answer = method(*args, _request_timeout=timeout, **kwargs)
+        if answer is None:
+            raise into(NoAnswer("an empty answer"))
+        return answer
+
+    def tell(self, method: Callable[..., object], *args: Any, into: ToError) -> None:
+        """Call a method of the SDK whose answer is only that it was done."""
+        with translated(into):
+            method(*args, _request_timeout=(self._connect_s, self._request_s))
+
+    def get(self, *path: str, query: Mapping[str, str], into: ToError) -> bytes:
+        """Return the body of a small answer."""
+        with translated(into):
+            response = self._request("GET", path, query)
+            return _checked(response).data
+
+    def download(self, *path: str, query: Mapping[str, str], sink: BinaryIO, into: ToError) -> int:
+        """Write the body of an answer to `sink` and return the number of its bytes.
+
+        An answer that ends early is a failed call. What `sink` raises is passed on as it is.
+        """
+        with translated(into):
+            response = self._request("GET", path, query, preload_content=False)
+        size = 0
+        try:
+            while True:
+                with translated(into):
+                    chunk = _checked(response).read(CHUNK_BYTES, decode_content=False)
+                if not chunk:
+                    return size
+                sink.write(chunk)
+                size += len(chunk)
+        finally:
+            # Closes the connection of an answer that was not read to its end, and nothing else.
+            response.close()
+
+    def upload(
+        self, *path: str, query: Mapping[str, str], source: BinaryIO, size: int, into: ToError
+    ) -> bytes:
+        """Send `size` bytes of `source` as the body of a POST and return the body of the answer.
+
+        What `source` raises is passed on as it is.
+
+        Raises:
+            StoreUnavailable: `source` ended early; the server got an incomplete request.
+        """
+        headers = {"Content-Type": CONTENT_TYPE, "Content-Length": str(size)}
+        # A new connection sends under the connect timeout, and a server that is slow to take bytes
+        # is not one that is hard to reach.
+        timeout = Timeout(connect=self._request_s, read=self._request_s)
+        body = _exactly(source, size)
+        try:
+            with translated(into):
+                response = self._request(
+                    "POST", path, query, body=body, headers=headers, timeout=timeout
+                )
+                return _checked(response).data
+        except _SourceError as failed:
+            raise failed.error from None
+
+    def close(self) -> None:
+        """Close idle connections now and busy ones when their calls end."""
+        self._pool.clear()
+
+    def _request(
+        self,
+        method: str,
+        path: tuple[str, ...],
+        query: Mapping[str, str],
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout: Timeout | None = None,
+        **options: Any,
+    ) -> BaseHTTPResponse:
+        url = "/".join([self._base_url, *(quote(part, safe="") for part in path)])
+        return self._pool.request(
+            method,
+            f"{url}?{urlencode(query, quote_via=quote, safe='')}",
+            headers={**self._headers, **(headers or {})},
+            timeout=timeout or Timeout(connect=self._connect_s, read=self._request_s),
+            **options,
+        )
+
+
+@contextmanager
+def translated(into: ToError) -> Iterator[None]:
+    """Let no exception of the SDK or of urllib3 out: raise what `into` makes of the failure."""
+    try:
+        yield
+    except ApiException as error:
+        raise into(_failure(error)) from error
+    except (NewConnectionError, ConnectTimeoutError) as error:
+        raise into(NotSent(_describe(error))) from error
+    except (HTTPError, ValueError, TypeError) as error:
+        # The last two: an answer that was not what the SDK or pydantic expected.
+        raise into(NoAnswer(_describe(error))) from error
+
+
+def _failure(error: ApiException) -> Failure:
+    if not error.status:  # the SDK's form of a TLS failure
+        return NoAnswer(one_line(str(error.reason)))
+    return answered(error.status, error.body)
+
+
+def _describe(error: Exception) -> str:
+    return one_line(f"{type(error).__name__}: {error}")
+
+
+def _checked(response: BaseHTTPResponse) -> BaseHTTPResponse:
+    if 200 <= response.status < 300:
+        return response
+    error = ApiException(status=response.status, reason=response.reason)
+    error.body = response.data.decode(errors="replace")
+    raise error
+
+
+def _configuration(settings: LakeFSSettings) -> Configuration:
+    configuration = Configuration(
+        host=settings.base_url,
+        username=settings.access_key_id,
+        password=settings.secret_access_key,
+        ssl_ca_cert=None if settings.ca_file is None else str(settings.ca_file),
+    )
+    # The default would send a lost GET, PUT or DELETE again, three times, beyond any deadline.
+    configuration.retries = False  # type: ignore[assignment]  # typed by its default
+    configuration.connection_pool_maxsize = settings.connections + SPARE_CONNECTIONS
+    return configuration
+
+
+class _SourceError(Exception):
+    """Carries what a file raised past urllib3, which takes an OSError for a broken connection."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        super().__init__(str(error))
+
+
+def _exactly(source: BinaryIO, size: int) -> Iterator[bytes]:
+    """Yield `size` bytes of `source`.
+
+    An iterator, since urllib3 reads files 16 KiB at a time, and sends what is beyond `size` too.
+    """
+    left = size
+    while left:
+        try:
+            chunk = source.read(min(left, CHUNK_BYTES))
+        except (OSError, ValueError) as error:
+            raise _SourceError(error) from error
+        if not chunk:
+            raise StoreUnavailable(f"the file ended {left} bytes before its expected {size}")
+        left -= len(chunk)
+        yield chunk

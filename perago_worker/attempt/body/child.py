@@ -1,0 +1,171 @@
+"""The child process: loads one task, then runs its body for every call that comes.
+
+Started by exec, with a scrubbed environment and no descriptor but its channel, in a session of its
+own. It holds no credentials. The main thread runs bodies, so that authors' signal handlers and
+libraries that insist on the main thread work; a second thread reads the channel.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import queue
+import resource
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from perago_worker.attempt.body.call import call_body
+from perago_worker.attempt.body.process_tree import descendants, kill_all
+from perago_worker.attempt.body.protocol import (
+    Call,
+    Cancel,
+    Log,
+    Progress,
+    Raised,
+    Ready,
+    Returned,
+    ToChild,
+)
+from perago_worker.current import CurrentAttempt, bind_attempt
+from perago_worker.errors import TaskDefinitionError
+from perago_worker.task import TaskDefinition, load_module_tasks
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+"""Source: linux/prctl.h."""
+
+OOM_SCORE = "500"
+"""Makes the kernel end the body, not the worker, when memory runs out."""
+
+
+class Channel:
+    """Sends messages to the parent, from any thread of the body."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def send(self, message: Ready | Progress | Log | Returned | Raised) -> None:
+        """Write one line."""
+        with self._lock:
+            self._stream.write(message.line())
+            self._stream.flush()
+
+    def progress(self, done: float, total: float | None, note: str) -> None:
+        """Tell the parent how far the body is."""
+        self.send(Progress(done=done, total=total, note=note))
+
+    def log(self, text: str) -> None:
+        """Give the parent a line for the task's log."""
+        self.send(Log(text=text))
+
+
+class Inbox:
+    """Reads the channel: hands calls to the main thread, sets `cancelled` for cancellations."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
+        self.cancelled = threading.Event()
+
+    def start(self) -> None:
+        """Begin to read, in a thread that ends with the process."""
+        threading.Thread(target=self._read, name="inbox", daemon=True).start()
+
+    def next_call(self) -> Call:
+        """Wait for a call."""
+        return self._calls.get()
+
+    def _read(self) -> None:
+        for line in self._stream:
+            message = ToChild.validate_json(line)
+            if isinstance(message, Cancel):
+                self.cancelled.set()
+            else:
+                self.cancelled = threading.Event()
+                self._calls.put(message)
+        end_everything()
+
+
+def end_everything() -> None:
+    """End this process and all it started: the parent is gone, or wants it gone."""
+    kill_all(descendants(os.getpid()), signal.SIGKILL)
+    os._exit(0)
+
+
+def confine(*, memory_limit: int) -> None:
+    """Die with the parent, gain no privileges, leave no core files, keep to the memory limit."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # Processes that a body leaves behind come to us instead of init, where we can find them.
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if memory_limit:
+        resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
+
+
+def run_call(call: Call, definition: TaskDefinition, channel: Channel, inbox: Inbox) -> None:
+    """Run the body once, in its scratch directory, and answer."""
+    os.chdir(call.scratch)
+    tempfile.tempdir = os.environ["TMPDIR"] = call.scratch
+    attempt = CurrentAttempt(
+        workflow_id=call.workflow_id,
+        task_id=call.task_id,
+        task_type=definition.name,
+        retry_count=call.retry_count,
+        deadline=None if call.remaining_s is None else time.monotonic() + call.remaining_s,
+        cancelled=inbox.cancelled,
+        reporter=channel,
+    )
+    workspace = None if call.workspace is None else Path(call.workspace)
+    with bind_attempt(attempt, process_wide=True):
+        reply = call_body(definition, call.params, workspace)
+    kill_all(descendants(os.getpid()), signal.SIGKILL)
+    _reap()
+    os.chdir("/")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    channel.send(reply)
+
+
+def _reap() -> None:
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def main(arguments: list[str]) -> None:
+    """Serve calls until the parent closes the channel.
+
+    Args:
+        arguments: Descriptor of the channel, module, task name, memory limit in bytes (0: none).
+    """
+    descriptor, module, task_name, memory_limit = arguments
+    confine(memory_limit=int(memory_limit))
+    channel_socket = socket.socket(fileno=int(descriptor))
+    channel = Channel(channel_socket.makefile("wb"))
+    try:
+        definition = next(d for d in load_module_tasks(module) if d.name == task_name)
+    except TaskDefinitionError as error:
+        channel.send(Raised(kind="broken", reason=str(error)))
+        return
+    inbox = Inbox(channel_socket.makefile("rb"))
+    inbox.start()
+    channel.send(Ready())
+    while True:
+        run_call(inbox.next_call(), definition, channel, inbox)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,142 @@
+"""One attempt in progress: what it was given, and what its steps have found so far."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from perago_worker.attempt.backoff import Retry
+from perago_worker.attempt.body.runner import BodyRunner
+from perago_worker.attempt.budget import Budget
+from perago_worker.attempt.codes import Code
+from perago_worker.attempt.directories import AttemptDirectories, AttemptDirectory
+from perago_worker.attempt.lease_keeper import LeaseKeeper
+from perago_worker.attempt.publish import Publisher
+from perago_worker.attempt.stop import StopToken
+from perago_worker.attempt.task_log import TaskLog
+from perago_worker.attempt.workspace import Changes, Limits, Workspace
+from perago_worker.errors import StoreUnavailable
+from perago_worker.events import Listener
+from perago_worker.models import CommitInfo, Lease, Publication, WorkspaceInput
+from perago_worker.ports import Clock, TaskQueue, WorkspaceStore
+from perago_worker.task import TaskDefinition
+
+STORE_TRIES = 5
+"""How often a call to the store is tried while it does not answer: over about a minute, so that a
+restart of the store costs no attempt, and no more, so that no storm meets it when it returns."""
+
+
+@dataclass(frozen=True)
+class AttemptSettings:
+    """What the configuration says about attempts of one task.
+
+    Attributes:
+        budget: For publishing; the task's own, or the configured default.
+        limits: For the workspace.
+        transfer_threads: Connections for downloads and uploads.
+        body_timeout_s: A body is stopped after this long; None is never.
+        record_result: Whether small results are recorded with the publication.
+    """
+
+    budget: Budget
+    limits: Limits
+    transfer_threads: int
+    body_timeout_s: float | None = None
+    record_result: bool = True
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the attempts of one slot share.
+
+    Attributes:
+        redact: Takes secrets out of text that leaves the worker.
+        shut_down: Set when the worker must end at once.
+    """
+
+    queue: TaskQueue
+    store: WorkspaceStore
+    clock: Clock
+    listener: Listener
+    directories: AttemptDirectories
+    body: BodyRunner
+    settings: AttemptSettings
+    redact: Callable[[str], str]
+    shut_down: threading.Event
+
+
+@dataclass
+class Attempt:
+    """The value that the steps of an attempt work on, each filling in what it found.
+
+    Attributes:
+        leaving: Undone at the end of the attempt, last first, however it ends.
+        params: The task's `params` as they came, validated.
+        params_digest: SHA-256 of their canonical JSON, hex.
+        input: The task's `workspace`.
+        ref_type_spelling: How the input spelled `ref_type`; the output answers likewise.
+        input_commit: The commit that `input.ref` names.
+        directory: Local directories; made once the input is known to be valid.
+        publication: Identity of the publication this attempt wants to make.
+        workspace: The downloaded files.
+        result: What the body returned, as JSON.
+        changes: What the body made of the workspace.
+        staged: The commit that holds the changes; None when there are none.
+        output_ref: Commit that the output's `workspace` points at.
+        code: What became of the workspace, for a completed attempt.
+    """
+
+    definition: TaskDefinition
+    keeper: LeaseKeeper
+    stop: StopToken
+    tools: Tools
+    log: TaskLog
+    leaving: ExitStack = field(default_factory=ExitStack)
+    params: dict[str, Any] = field(init=False)
+    params_digest: str = field(init=False)
+    input: WorkspaceInput = field(init=False)
+    ref_type_spelling: str = "ref_type"
+    input_commit: CommitInfo = field(init=False)
+    directory: AttemptDirectory = field(init=False)
+    publication: Publication = field(init=False)
+    workspace: Workspace = field(init=False)
+    result: dict[str, Any] = field(init=False)
+    changes: Changes = field(init=False)
+    staged: CommitInfo | None = None
+    output_ref: str | None = None
+    code: Code = Code.NO_WORKSPACE
+
+    @property
+    def lease(self) -> Lease:
+        """The newest delivery this attempt stands for."""
+        return self.keeper.lease
+
+    @property
+    def retry(self) -> Retry:
+        """Tries a call to the store again while it does not answer and the attempt goes on."""
+        return Retry(
+            StoreUnavailable,
+            tries=STORE_TRIES,
+            first_s=1.0,
+            cap_s=30.0,
+            factor=4.0,
+            clock=self.tools.clock,
+            stop=self.stop.event,
+            check=self.stop.check,
+        )
+
+    def publisher(self) -> Publisher:
+        """Return what publishes for this attempt."""
+        return Publisher(
+            self.input,
+            self.publication,
+            store=self.tools.store,
+            keeper=self.keeper,
+            clock=self.tools.clock,
+            listener=self.tools.listener,
+            budget=self.tools.settings.budget,
+            shut_down=self.tools.shut_down,
+        )

@@ -1,0 +1,128 @@
+"""The local directories attempts work in, and how those of dead workers are told and removed.
+
+Below the workspace root every worker process has a directory of its own and holds a lock on a file
+in it. The kernel lets go of the lock when the process dies, however it dies: so a directory whose
+lock can be taken belongs to nobody, whatever process ids were used again since.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from perago_worker.errors import ConfigError, ConfigProblem
+
+LOCK_NAME = "owner.lock"
+
+
+@dataclass(frozen=True)
+class AttemptDirectory:
+    """Where one attempt works.
+
+    Attributes:
+        workspace: Holds the workspace's files and nothing else; handed to the body.
+        scratch: The body's working and temporary directory; nothing in it is published.
+    """
+
+    workspace: Path
+    scratch: Path
+
+
+class AttemptDirectories:
+    """The directory of this process below the workspace root."""
+
+    def __init__(self, root: Path, *, owner: str) -> None:
+        self._root = root
+        self._home = root / owner
+        self._lock_fd: int | None = None
+
+    def open(self) -> None:
+        """Make this process's directory and claim it.
+
+        Raises:
+            ConfigError: The workspace root cannot be written.
+        """
+        try:
+            self._home.mkdir(parents=True, mode=0o700)
+            fd = os.open(self._home / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                [
+                    ConfigProblem(
+                        where=str(self._root),
+                        key="workspace.root",
+                        message=f"cannot make attempt directories there: {error.strerror}. "
+                        "Name a folder that the worker may write to.",
+                    )
+                ]
+            ) from error
+        self._lock_fd = fd
+
+    @contextmanager
+    def attempt(self) -> Iterator[AttemptDirectory]:
+        """Make a directory for one attempt; remove it at the end of the block, whatever is in it."""
+        base = self._home / uuid.uuid4().hex
+        directory = AttemptDirectory(workspace=base / "workspace", scratch=base / "scratch")
+        directory.workspace.mkdir(parents=True, mode=0o700)
+        directory.scratch.mkdir(mode=0o700)
+        try:
+            yield directory
+        finally:
+            remove_tree(base)
+
+    def remove_dead(self) -> list[str]:
+        """Remove the directories of workers that are gone; return their names."""
+        removed = []
+        for home in sorted(self._root.iterdir()) if self._root.is_dir() else ():
+            if home != self._home and _remove_if_dead(home):
+                removed.append(home.name)
+        return removed
+
+    def close(self) -> None:
+        """Remove this process's directory and let go of the claim. Idempotent."""
+        if self._lock_fd is None:
+            return
+        remove_tree(self._home)
+        os.close(self._lock_fd)
+        self._lock_fd = None
+
+
+def _remove_if_dead(home: Path) -> bool:
+    try:
+        fd = os.open(home / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False  # not one of ours, or just being made or removed
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False  # its worker lives
+    else:
+        remove_tree(home)
+        return True
+    finally:
+        os.close(fd)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all it holds, also where a body took away the permission to.
+
+    Follows no symbolic link. Does nothing when the directory does not exist.
+    """
+    shutil.rmtree(path, ignore_errors=True)
+    if not path.exists():
+        return
+    path.chmod(stat.S_IRWXU)
+    for folder, names, _ in os.walk(path):
+        for name in names:
+            inner = Path(folder, name)
+            if not inner.is_symlink():
+                inner.chmod(stat.S_IRWXU)
+    shutil.rmtree(path)

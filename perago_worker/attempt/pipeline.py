@@ -1,0 +1,238 @@
+"""`run_attempt`: the steps in their order, and the one report at the end."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from perago_worker.attempt.codes import Code
+from perago_worker.attempt.context import Attempt
+from perago_worker.attempt.steps import body, files, inputs, publication
+from perago_worker.errors import (
+    AttemptAbandoned,
+    AttemptError,
+    AttemptReleased,
+    NotFound,
+    PostGuardrailViolation,
+    PreGuardrailViolation,
+    QueueRefused,
+    RetryableAttemptError,
+    StoreRefused,
+    StoreUnavailable,
+    TerminalAttemptError,
+)
+from perago_worker.events import AttemptFinished, AttemptStarted, StepFinished
+from perago_worker.models import Outcome
+from perago_worker.models.outcome import OutcomeKind
+from perago_worker.task import TaskDefinition
+
+
+@dataclass(frozen=True)
+class Step:
+    """One named step.
+
+    Attributes:
+        name: Stable name, by which the step is logged, timed and counted.
+        run: Does it.
+        code: What a store that does not answer makes of the attempt here.
+    """
+
+    name: str
+    run: Callable[[Attempt], None]
+    code: Code = Code.TRANSFER_FAILED
+
+
+RECEIVE = Step("receive", inputs.receive)
+FIND_INPUT = Step("find_input", inputs.find_input)
+PRECHECK = Step("precheck", inputs.precheck)
+DOWNLOAD = Step("download", files.download)
+PRE_GUARDS = Step("pre_guards", files.pre_guards)
+BODY = Step("body", body.body)
+POST_GUARDS = Step("post_guards", files.post_guards)
+CHANGES = Step("changes", publication.changes)
+STAGE = Step("stage", publication.stage, Code.STAGE_FAILED)
+PUBLISH = Step("publish", publication.publish, Code.PUBLISH_FAILED)
+
+WITHOUT_WORKSPACE = (RECEIVE, BODY)
+READ_ONLY = (RECEIVE, FIND_INPUT, DOWNLOAD, PRE_GUARDS, BODY, POST_GUARDS)
+WRITING = (
+    *(RECEIVE, FIND_INPUT, PRECHECK, DOWNLOAD, PRE_GUARDS),
+    *(BODY, POST_GUARDS, CHANGES, STAGE, PUBLISH),
+)
+
+STEP_NAMES = (*(step.name for step in WRITING), "report")
+
+
+def steps_of(definition: TaskDefinition) -> tuple[Step, ...]:
+    """Return the steps an attempt of this task goes through."""
+    if not definition.has_workspace:
+        return WITHOUT_WORKSPACE
+    return READ_ONLY if definition.read_only else WRITING
+
+
+def run_attempt(attempt: Attempt) -> Outcome:
+    """Carry out one attempt, report it, and leave nothing behind.
+
+    Returns what was reported, or what would have been, had the attempt still owned its task.
+    """
+    clock = attempt.tools.clock
+    started_at = clock.now()
+    attempt.tools.listener.on_event(AttemptStarted(attempt.lease))
+    error = ""
+    with attempt.leaving:
+        outcome, error = _carry_out(attempt)
+        outcome, reported = _timed_report(attempt, outcome)
+    attempt.tools.listener.on_event(
+        AttemptFinished(attempt.lease, outcome, clock.now() - started_at, reported, error)
+    )
+    return outcome
+
+
+def _carry_out(attempt: Attempt) -> tuple[Outcome, str]:
+    """Go through the steps; return how the attempt ended, and what the log should know of it."""
+    for step in steps_of(attempt.definition):
+        try:
+            _timed(attempt, step.name, step.run)
+            if step is not PUBLISH:
+                attempt.stop.check()
+        except Exception as error:  # noqa: BLE001 -- whatever happens here ends this attempt only
+            ended = as_attempt_error(error, step.code)
+            return _failure(attempt, ended), ended.logged
+    return _success(attempt), ""
+
+
+def _timed(attempt: Attempt, name: str, work: Callable[[Attempt], None]) -> None:
+    started_at = attempt.tools.clock.now()
+    error = ""
+    try:
+        work(attempt)
+    except Exception as raised:
+        error = type(raised).__name__
+        raise
+    finally:
+        seconds = attempt.tools.clock.now() - started_at
+        attempt.tools.listener.on_event(StepFinished(attempt.lease, name, seconds, error))
+
+
+def _success(attempt: Attempt) -> Outcome:
+    output: dict[str, object] = {"result": attempt.result}
+    code = attempt.code
+    if attempt.definition.has_workspace:
+        if attempt.definition.read_only:
+            code, attempt.output_ref = Code.READ_ONLY, attempt.input.ref
+        output["workspace"] = {
+            "repository": attempt.input.repository,
+            "branch": attempt.input.branch,
+            attempt.ref_type_spelling: "commit",
+            "ref": attempt.output_ref,
+        }
+    return Outcome(
+        kind="completed",
+        code=code,
+        output=output,
+        output_ref=attempt.output_ref,
+        log=attempt.log.take(),
+    )
+
+
+def as_attempt_error(error: Exception, unavailable: Code) -> AttemptError:
+    """Return what an exception from a step means for the attempt.
+
+    Args:
+        unavailable: The code of the step in which a store did not answer.
+    """
+    match error:
+        case AttemptError():
+            return error
+        case PreGuardrailViolation():
+            return TerminalAttemptError(Code.PRE_GUARD, str(error))
+        case PostGuardrailViolation():
+            return RetryableAttemptError(Code.POST_GUARD, str(error))
+        case NotFound():
+            return TerminalAttemptError(Code.NOT_FOUND, str(error))
+        case StoreRefused():
+            return TerminalAttemptError(Code.STORE_REFUSED, str(error))
+        case StoreUnavailable():
+            return RetryableAttemptError(unavailable, f"the store did not answer: {error}")
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return RetryableAttemptError(
+                Code.DISK_FULL, "no space is left where the worker keeps its workspaces"
+            )
+    return RetryableAttemptError(
+        Code.WORKER_ERROR,
+        f"the worker failed: {type(error).__name__}: {error}",
+        logged="".join(traceback.format_exception(error)),
+    )
+
+
+def _failure(attempt: Attempt, error: AttemptError) -> Outcome:
+    return Outcome(
+        kind=_kind(error),
+        code=error.code,
+        reason=attempt.tools.redact(_without_local_paths(attempt, error.reason)),
+        log=(*attempt.log.take(), *((attempt.tools.redact(error.logged),) if error.logged else ())),
+    )
+
+
+def _kind(error: AttemptError) -> OutcomeKind:
+    match error:
+        case TerminalAttemptError():
+            return "terminal"
+        case AttemptAbandoned():
+            return "cancelled" if error.code == Code.CANCELLED else "superseded"
+        case AttemptReleased():
+            return "released"
+    return "failed"
+
+
+def _without_local_paths(attempt: Attempt, reason: str) -> str:
+    """Name files as the author knows them: where the worker keeps them is nobody's business."""
+    directory = getattr(attempt, "directory", None)
+    if directory is None:
+        return reason
+    for path, name in ((directory.workspace, "workspace"), (directory.scratch, "scratch")):
+        reason = reason.replace(str(path), name)
+    return reason
+
+
+def _timed_report(attempt: Attempt, outcome: Outcome) -> tuple[Outcome, bool]:
+    results: list[tuple[Outcome, bool]] = []
+    _timed(attempt, "report", lambda a: results.append(_report(a, outcome)))
+    return results[0]
+
+
+def _report(attempt: Attempt, outcome: Outcome) -> tuple[Outcome, bool]:
+    """Tell the queue, in the way the outcome asks for; return what was told and whether it took it."""
+    keeper = attempt.keeper
+    if outcome.kind in {"superseded", "cancelled"}:
+        keeper.abandon()
+        return outcome, False
+    if outcome.kind == "released":
+        return outcome, keeper.give_back(after_s=0.0, why=outcome.code)
+    try:
+        return outcome, _complete(attempt, outcome)
+    except QueueRefused as refused:
+        return _report_refusal(attempt, outcome, refused)
+
+
+def _complete(attempt: Attempt, outcome: Outcome) -> bool:
+    timeout_s = attempt.tools.settings.budget.completion_s
+    return attempt.keeper.complete(outcome, request_timeout_s=timeout_s)
+
+
+def _report_refusal(
+    attempt: Attempt, outcome: Outcome, refused: QueueRefused
+) -> tuple[Outcome, bool]:
+    """Report, once, that the queue does not take the report: a retry would fare no better."""
+    refusal = Outcome(
+        kind="terminal",
+        code=Code.REPORT_REFUSED,
+        reason=f"the queue does not take the result: {refused}",
+        output_ref=outcome.output_ref,
+    )
+    try:
+        return refusal, _complete(attempt, refusal)
+    except QueueRefused:
+        return refusal, False

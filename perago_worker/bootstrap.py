@@ -1,0 +1,347 @@
+"""The composition root: a configuration in, a wired worker out.
+
+The one place that names concrete adapters. Adapters are imported where they are opened: a worker
+over the embedded pair loads neither server's SDK, and one over servers no libgit2.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import warnings
+from collections.abc import Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from perago_worker.adapters.system import SystemClock
+from perago_worker.attempt.body.child_process import ChildSpec
+from perago_worker.attempt.body.process import ProcessBody, child_environment
+from perago_worker.attempt.body.runner import BodyRunner
+from perago_worker.attempt.body.thread import ThreadBody
+from perago_worker.attempt.budget import Budget
+from perago_worker.attempt.codes import Code
+from perago_worker.attempt.context import AttemptSettings, Tools
+from perago_worker.attempt.directories import AttemptDirectories
+from perago_worker.attempt.pipeline import STEP_NAMES
+from perago_worker.attempt.workspace import Limits
+from perago_worker.config import (
+    ConductorQueueSettings,
+    LakeFSStoreSettings,
+    LocalQueueSettings,
+    LocalStoreSettings,
+    Redactor,
+    WorkerConfig,
+    check_task_names,
+    read_secret,
+    secret_values,
+)
+from perago_worker.errors import ConfigError, ConfigProblem, TaskDefinitionError
+from perago_worker.events import ChildStarted, Fanout, Listener
+from perago_worker.ports import MAX_POLL_WAIT_S, Clock, TaskQueue, WorkspaceStore
+from perago_worker.runtime.heartbeats import Heartbeats
+from perago_worker.runtime.poller import Poller
+from perago_worker.runtime.shutdown import Shutdown
+from perago_worker.runtime.slots import SlotPool
+from perago_worker.runtime.supervisor import Supervisor
+from perago_worker.task import TaskDefinition, load_module_tasks
+from perago_worker.taskdef import build_taskdef
+from perago_worker.telemetry.event_log import EventLog
+from perago_worker.telemetry.http import TelemetryServer
+from perago_worker.telemetry.logs import configure_logging
+from perago_worker.telemetry.metrics import Metrics
+from perago_worker.telemetry.summary import RunSummary
+
+if TYPE_CHECKING:
+    from perago_worker.adapters.local.queue import LocalQueue
+    from perago_worker.adapters.local.store import LocalStore
+
+LOCAL_POLL_WAIT_S = 1.0
+"""A poll of the embedded queue costs next to nothing, and a short one lets the worker stop sooner."""
+
+
+def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None) -> int:
+    """Run the worker until it is asked to stop, or until nothing is left to do.
+
+    Args:
+        log_level: Replaces the configured one.
+
+    Returns:
+        The exit code: 0 when it has drained.
+
+    Raises:
+        TaskDefinitionError: A module cannot be loaded or a task in it breaks the contract.
+        ConfigError: Something the configuration names cannot be used.
+    """
+    secrets = secret_values(config)
+    configure_logging(config.logging.format, log_level or config.logging.level, secrets=secrets)
+    definitions = load_tasks(config)
+    _log_warnings(config)
+    clock = SystemClock()
+    summary = RunSummary()
+    worker_id = new_worker_id(config)
+    with (
+        closing(open_queue(config, worker_id=worker_id, clock=clock)) as queue,
+        closing(open_store(config)) as store,
+    ):
+        if config.queue.kind == "local":
+            register_locally(queue, definitions)
+        supervisor = build_supervisor(
+            config,
+            definitions,
+            queue=queue,
+            store=store,
+            clock=clock,
+            redactor=Redactor(secrets),
+            listeners=[EventLog(), summary],
+            until_idle=until_idle,
+        )
+        code = supervisor.run()
+    if until_idle:
+        summary.render(sys.stdout)
+    return code
+
+
+def load_tasks(config: WorkerConfig) -> list[TaskDefinition]:
+    """Import the configured modules and return their tasks.
+
+    Raises:
+        TaskDefinitionError: A module cannot be loaded, a task breaks the contract, or two modules
+            declare tasks of the same name.
+        ConfigError: A section `[tasks."NAME"]` names no task.
+    """
+    for folder in reversed(config.worker.python_path):
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
+    definitions: dict[str, TaskDefinition] = {}
+    for module in config.worker.modules:
+        for definition in load_module_tasks(module):
+            other = definitions.setdefault(definition.name, definition)
+            if other is not definition:
+                raise TaskDefinitionError(
+                    f"task {definition.name!r} is declared in {other.fn.__module__} and again in "
+                    f"{module}; a task type can be served by one of them only"
+                )
+    check_task_names(config, definitions)
+    return list(definitions.values())
+
+
+def new_worker_id(config: WorkerConfig) -> str:
+    """Return an id that no other process start shares: leases are told apart by it."""
+    name = config.worker.name or socket.gethostname()
+    return f"{name}:{os.getpid()}:{os.urandom(4).hex()}"
+
+
+def open_queue(config: WorkerConfig, *, worker_id: str, clock: Clock) -> TaskQueue:
+    """Open the configured queue."""
+    settings = config.queue
+    if isinstance(settings, LocalQueueSettings):
+        return open_local_queue(config, worker_id=worker_id, clock=clock)
+    return _open_conductor(settings, worker_id=worker_id, clock=clock)
+
+
+def _open_conductor(settings: ConductorQueueSettings, *, worker_id: str, clock: Clock) -> TaskQueue:
+    from perago_worker.adapters.conductor.client import ConductorSettings
+    from perago_worker.adapters.conductor.queue import ConductorQueue
+
+    key_id, secret = settings.auth_key_id_file, settings.auth_key_secret_file
+    return ConductorQueue.open(
+        ConductorSettings(
+            url=settings.api_url,
+            auth_key_id=None if key_id is None else read_secret(key_id),
+            auth_key_secret=None if secret is None else read_secret(secret),
+            ca_file=settings.ca_file,
+            connect_timeout_s=settings.connect_timeout,
+            request_timeout_s=settings.request_timeout,
+        ),
+        clock=clock,
+        worker_id=worker_id,
+    )
+
+
+def open_local_queue(
+    config: WorkerConfig, *, worker_id: str = "perago-worker-cli", clock: Clock | None = None
+) -> LocalQueue:
+    """Open the embedded queue.
+
+    Raises:
+        ConfigError: Another queue is configured.
+    """
+    from perago_worker.adapters.local.queue import LocalQueue
+
+    if not isinstance(config.queue, LocalQueueSettings):
+        raise _not_local(config, "queue", config.queue.kind)
+    return LocalQueue(config.queue.path, clock=clock or SystemClock(), worker_id=worker_id)
+
+
+def open_store(config: WorkerConfig) -> WorkspaceStore:
+    """Open the configured store."""
+    settings = config.store
+    if isinstance(settings, LocalStoreSettings):
+        return open_local_store(config)
+    return _open_lakefs(settings, connections=config.workspace.transfer_connections)
+
+
+def _open_lakefs(settings: LakeFSStoreSettings, *, connections: int) -> WorkspaceStore:
+    from perago_worker.adapters.lakefs.settings import LakeFSSettings
+    from perago_worker.adapters.lakefs.store import LakeFSStore
+
+    return LakeFSStore.open(
+        LakeFSSettings(
+            endpoint=settings.api_url,
+            access_key_id=read_secret(settings.access_key_id_file),
+            secret_access_key=read_secret(settings.secret_access_key_file),
+            ca_file=settings.ca_file,
+            connect_timeout_s=settings.connect_timeout,
+            request_timeout_s=settings.request_timeout,
+            connections=connections,
+        )
+    )
+
+
+def open_local_store(config: WorkerConfig) -> LocalStore:
+    """Open the embedded store.
+
+    Raises:
+        ConfigError: Another store is configured.
+    """
+    from perago_worker.adapters.local.store import LocalStore
+
+    if not isinstance(config.store, LocalStoreSettings):
+        raise _not_local(config, "store", config.store.kind)
+    config.store.path.mkdir(parents=True, exist_ok=True)
+    return LocalStore(config.store.path)
+
+
+def _not_local(config: WorkerConfig, section: str, kind: str) -> ConfigError:
+    problem = ConfigProblem(
+        str(config.source), f"{section}.kind", f'is "{kind}"; this works with kind = "local" only'
+    )
+    return ConfigError([problem])
+
+
+def register_locally(queue: TaskQueue, definitions: Sequence[TaskDefinition]) -> None:
+    """Register definitions at the embedded queue, which has no operator to do it."""
+    for definition in definitions:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # shown when the modules were checked
+            queue.register_taskdef(build_taskdef(definition))
+
+
+def build_supervisor(
+    config: WorkerConfig,
+    definitions: Sequence[TaskDefinition],
+    *,
+    queue: TaskQueue,
+    store: WorkspaceStore,
+    clock: Clock,
+    redactor: Redactor,
+    listeners: Sequence[Listener],
+    until_idle: bool,
+) -> Supervisor:
+    """Wire a worker for these tasks; nothing is started."""
+    shutdown = Shutdown()
+    heartbeats = Heartbeats(clock=clock)
+    registry = CollectorRegistry()
+    slots = {d.name: config.task(d.name).concurrency for d in definitions}
+    services = ["heartbeats", *(f"poller {name}" for name in slots)]
+    metrics = Metrics(registry, slots=slots, steps=STEP_NAMES, codes=tuple(Code), services=services)
+    listener = Fanout([*listeners, metrics])
+    owner = f"{os.getpid()}-{os.urandom(4).hex()}"
+    directories = AttemptDirectories(config.workspace.root, owner=owner)
+
+    def make_poller(definition: TaskDefinition) -> Poller:
+        def make_tools() -> Tools:
+            return Tools(
+                queue=queue,
+                store=store,
+                clock=clock,
+                listener=listener,
+                directories=directories,
+                body=_make_body(config, definition, listener),
+                settings=_attempt_settings(config, definition),
+                redact=redactor.text,
+                shut_down=shutdown.now,
+            )
+
+        task = config.task(definition.name)
+        is_local = isinstance(config.queue, LocalQueueSettings)
+        return Poller(
+            definition.name,
+            queue=queue,
+            pool=SlotPool(
+                definition,
+                size=task.concurrency,
+                make_tools=make_tools,
+                heartbeats=heartbeats,
+                clock=clock,
+            ),
+            domain=task.domain,
+            idle_wait_s=LOCAL_POLL_WAIT_S if is_local else MAX_POLL_WAIT_S,
+            concurrent_limit=definition.controls.limits.concurrent_exec_limit,
+            clock=clock,
+            listener=listener,
+        )
+
+    pollers = [make_poller(definition) for definition in definitions]
+    return Supervisor(
+        queue=queue,
+        pollers=pollers,
+        heartbeats=heartbeats,
+        directories=directories,
+        make_endpoint=lambda liveness, readiness: TelemetryServer(
+            config.http.listen, registry=registry, liveness=liveness, readiness=readiness
+        ),
+        shutdown=shutdown,
+        clock=clock,
+        listener=listener,
+        drain_timeout_s=config.worker.drain_timeout,
+        until_idle=until_idle,
+    )
+
+
+def _attempt_settings(config: WorkerConfig, definition: TaskDefinition) -> AttemptSettings:
+    declared = definition.controls.publish_budget
+    defaults = config.publish
+    budget = Budget(
+        merge_s=defaults.merge_timeout,
+        completion_s=defaults.completion_timeout,
+        heartbeat_s=defaults.heartbeat_interval,
+    )
+    return AttemptSettings(
+        budget=budget if declared is None else Budget.of(declared),
+        limits=Limits(objects=config.workspace.max_objects, bytes=config.workspace.max_bytes),
+        transfer_threads=config.workspace.transfer_connections,
+        body_timeout_s=config.task(definition.name).body_timeout,
+        record_result=defaults.record_result,
+    )
+
+
+def _make_body(config: WorkerConfig, definition: TaskDefinition, listener: Listener) -> BodyRunner:
+    if config.task(definition.name).isolation == "thread":
+        return ThreadBody(definition)
+    worker = config.worker
+    spec = ChildSpec(
+        module=definition.fn.__module__,
+        task_name=definition.name,
+        environment=child_environment(
+            os.environ, allowed=worker.body_env, python_path=worker.python_path
+        ),
+        memory_limit=worker.child_memory_limit or 0,
+        kill_grace_s=worker.kill_grace,
+        max_calls=worker.attempts_per_child,
+    )
+
+    def on_started(pid: int, cause: str) -> None:
+        listener.on_event(ChildStarted(definition.name, pid, cause))
+
+    return ProcessBody(spec, on_started=on_started)
+
+
+def _log_warnings(config: WorkerConfig) -> None:
+    log = structlog.get_logger(__name__)
+    for problem in config.warnings:
+        log.warning("config.warning", where=problem.where, key=problem.key, detail=problem.message)

@@ -1,0 +1,204 @@
+"""What happens in a worker, told to whoever listens.
+
+Listeners observe and never decide: logs, metrics and the end-of-run summary are equal listeners,
+and one that fails is reported and left out of the way of the work.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from perago_worker.models import Lease, Outcome
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True)
+class PollFinished(Event):
+    """A poller asked for work.
+
+    Attributes:
+        outcome: Whether tasks came, none came, or nothing was learnt.
+        count: Number of tasks.
+        seconds: How long the poll took.
+        error: What went wrong; empty unless `outcome` is `error`.
+        retry_in_s: When the poller asks again after an error.
+    """
+
+    task_type: str
+    outcome: Literal["tasks", "empty", "error"]
+    count: int = 0
+    seconds: float = 0.0
+    error: str = ""
+    retry_in_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class AttemptStarted(Event):
+    """A slot took up an attempt."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True)
+class StepFinished(Event):
+    """One step of an attempt ended, well or not.
+
+    Attributes:
+        step: The step's stable name, such as `download`.
+        error: Class name of the exception that ended it; empty when it went well.
+    """
+
+    lease: Lease
+    step: str
+    seconds: float
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class AttemptFinished(Event):
+    """An attempt is over.
+
+    Attributes:
+        reported: Whether the queue has taken the outcome; False too for what is never reported.
+        error: Traceback or other long text for the log.
+    """
+
+    lease: Lease
+    outcome: Outcome
+    seconds: float
+    reported: bool
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class BodyOutput(Event):
+    """A body printed or logged a line, or reported progress."""
+
+    lease: Lease
+    stream: Literal["stdout", "stderr", "log", "progress"]
+    line: str
+
+
+@dataclass(frozen=True)
+class Transferred(Event):
+    """Bytes of a workspace were moved, or found not to need moving."""
+
+    lease: Lease
+    direction: Literal["download", "upload"]
+    objects: int
+    bytes: int
+    seconds: float
+    skipped_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class HeartbeatSent(Event):
+    """A heartbeat was answered, or not.
+
+    Attributes:
+        outcome: `held`, `lost`, or `error` when nothing was learnt.
+        delay_s: How long after it was due the heartbeat was sent.
+    """
+
+    lease: Lease
+    outcome: Literal["held", "lost", "error"]
+    delay_s: float
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Published(Event):
+    """A publication took effect, or was found not to be allowed.
+
+    Attributes:
+        outcome: `merged`; `refused` when the branch was elsewhere; `lost_race` when verification
+            showed a commit that slipped in; `failed` when nothing could be published in time.
+        budget_used: Share of the publish budget that the merge took, 0 to 1 and beyond.
+    """
+
+    lease: Lease
+    outcome: Literal["merged", "refused", "lost_race", "failed"]
+    commit: str
+    budget_used: float
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class StageLeft(Event):
+    """A hidden stage could not be dropped and stays until it is swept."""
+
+    lease: Lease
+    repository: str
+    name: str
+
+
+@dataclass(frozen=True)
+class GivenBack(Event):
+    """A task was put back in the queue, or should have been.
+
+    Attributes:
+        error: Why it could not; empty when it was. The task then returns by its response timeout.
+    """
+
+    lease: Lease
+    why: str
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class ChildStarted(Event):
+    """A child process for bodies is ready.
+
+    Attributes:
+        cause: Why it was started: `start`, `recycled`, `ended` or `stopped`.
+    """
+
+    task_type: str
+    pid: int
+    cause: str
+
+
+@dataclass(frozen=True)
+class ServiceFailed(Event):
+    """A long-lived part of the worker ended on an exception; it is started again, or the worker ends."""
+
+    service: str
+    error: str
+    restart_in_s: float | None
+
+
+@dataclass(frozen=True)
+class StateChanged(Event):
+    """The worker as a whole went into another state."""
+
+    state: Literal["starting", "running", "draining", "stopped"]
+    detail: str = ""
+
+
+class Listener(Protocol):
+    """Told of every event, from whichever thread it happens in; must not block for long."""
+
+    def on_event(self, event: Event) -> None:
+        """Take note of one event."""
+
+
+class Fanout:
+    """A listener that tells many, and survives each of them."""
+
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        self._listeners = tuple(listeners)
+
+    def on_event(self, event: Event) -> None:
+        """Tell every listener; one that raises does not keep the others from hearing."""
+        for listener in self._listeners:
+            try:
+                listener.on_event(event)
+            except Exception:
+                logging.getLogger(__name__).exception("listener failed on %s", type(event).__name__)

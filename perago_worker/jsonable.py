@@ -1,0 +1,69 @@
+"""From what a body returns to JSON: checked against its model once more, whatever it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+
+def to_json_object(value: object, model: type[BaseModel]) -> dict[str, Any]:
+    """Validate `value` against `model` and return it as what `json.dumps` turns into strict JSON.
+
+    An instance is validated again, down to the models it holds: pydantic does not look at what is
+    assigned to a field later, nor at what `model_construct` is given.
+
+    Args:
+        value: An instance of `model`, or data for one. Unknown fields are errors, at every level.
+        model: Fields come out under their aliases, as in the JSON schema.
+
+    Raises:
+        ValueError: `value` is not valid (then a `pydantic.ValidationError`), contains NaN or an
+            infinite number, contains itself, or holds something that has no form in JSON.
+    """
+    try:
+        checked = model.model_validate(_as_data(value), extra="forbid", by_alias=True, by_name=True)
+        result = checked.model_dump(mode="json", by_alias=True)
+        # Asked of both: on its way to JSON pydantic turns some of these numbers into null.
+        odd = next(_non_finite(_dump(checked)), None) or next(_non_finite(result), None)
+    except RecursionError:
+        raise ValueError(f"{model.__name__}: nested too deeply, or contains itself") from None
+    if odd:
+        where, number = odd
+        raise ValueError(f"{model.__name__}{where} is {number}, which JSON cannot express")
+    return result
+
+
+def _as_data(value: Any) -> Any:
+    """Take models apart into what they were made from, so that they are validated again."""
+    if isinstance(value, BaseModel):
+        # Not model_dump(): it leaves out excluded fields, adds computed ones and serialises.
+        set_fields = value.__dict__  # holds cached properties too; model_construct() leaves gaps
+        fields = {name: set_fields[name] for name in type(value).model_fields if name in set_fields}
+        return {name: _as_data(item) for name, item in (fields | (value.model_extra or {})).items()}
+    if type(value) is dict:
+        return {key: _as_data(item) for key, item in value.items()}
+    if type(value) in {list, tuple}:
+        return type(value)(_as_data(item) for item in value)
+    return value
+
+
+def _dump(model: BaseModel) -> dict[str, Any]:
+    try:
+        return model.model_dump(by_alias=True)
+    except TypeError:  # a set of models cannot be dumped as a set of dictionaries
+        return {name: _as_data(getattr(model, name)) for name in type(model).model_fields}
+
+
+def _non_finite(value: Any, where: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            yield where, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _non_finite(item, f"{where}.{key}")
+    elif isinstance(value, list | tuple | set | frozenset):
+        for index, item in enumerate(value):
+            yield from _non_finite(item, f"{where}[{index}]")

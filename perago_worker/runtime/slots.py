@@ -1,0 +1,192 @@
+"""Capacity for attempts: each slot is a thread that carries out one at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from perago_worker.attempt.context import Attempt, Tools
+from perago_worker.attempt.lease_keeper import LeaseKeeper
+from perago_worker.attempt.pipeline import run_attempt
+from perago_worker.attempt.stop import StopCause, StopToken
+from perago_worker.attempt.task_log import TaskLog
+from perago_worker.models import Lease
+from perago_worker.ports import Clock
+from perago_worker.runtime.heartbeats import Heartbeats
+from perago_worker.runtime.service import ThreadService
+from perago_worker.task import TaskDefinition
+
+
+class Slot(ThreadService):
+    """One thread with one warm body, and the attempt it carries out, if any."""
+
+    def __init__(
+        self,
+        name: str,
+        definition: TaskDefinition,
+        *,
+        tools: Tools,
+        heartbeats: Heartbeats,
+        on_free: Callable[[], None],
+    ) -> None:
+        super().__init__(name, clock=tools.clock)
+        self._definition = definition
+        self._tools = tools
+        self._heartbeats = heartbeats
+        self._on_free = on_free
+        self._work = threading.Event()
+        self._lease: Lease | None = None
+        self._attempt: Attempt | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether an attempt is being carried out or about to be."""
+        return self._lease is not None
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The attempt in progress."""
+        return self._attempt
+
+    @property
+    def task_id(self) -> str | None:
+        """Id of the task in progress."""
+        lease = self._lease
+        return None if lease is None else lease.task_id
+
+    def take(self, lease: Lease) -> None:
+        """Begin with an attempt; the slot must be free."""
+        self._lease = lease
+        self._work.set()
+
+    def stop(self) -> None:
+        """End after the attempt in progress."""
+        super().stop()
+        self._work.set()
+
+    def run(self) -> None:
+        """Carry out one attempt after the other, with the body kept warm in between."""
+        body = self._tools.body
+        try:
+            body.warm_up()
+            while not self.stopping.is_set() or self._lease is not None:
+                self._work.wait()
+                self._work.clear()
+                if self._lease is not None:
+                    self._carry_out(self._lease)
+        finally:
+            body.close()
+
+    def silent_for_s(self) -> float:
+        """Return 0: a slot may be silent for as long as its body takes."""
+        return 0.0
+
+    def _carry_out(self, lease: Lease) -> None:
+        try:
+            attempt = self._begin(lease)
+            self._attempt = attempt
+            with self._heartbeats.watching(attempt.keeper):
+                run_attempt(attempt)
+        finally:
+            self._attempt = None
+            self._lease = None
+            self._on_free()
+
+    def _begin(self, lease: Lease) -> Attempt:
+        tools = self._tools
+        stop = StopToken()
+        keeper = LeaseKeeper(
+            lease,
+            queue=tools.queue,
+            clock=tools.clock,
+            heartbeat_interval_s=tools.settings.budget.heartbeat_s,
+            stop=stop,
+            shut_down=tools.shut_down,
+            listener=tools.listener,
+        )
+        log = TaskLog(
+            queue=tools.queue,
+            clock=tools.clock,
+            listener=tools.listener,
+            redact=tools.redact,
+            lease=lease,
+        )
+        return Attempt(self._definition, keeper=keeper, stop=stop, tools=tools, log=log)
+
+
+class SlotPool:
+    """The slots of one task type."""
+
+    def __init__(
+        self,
+        definition: TaskDefinition,
+        *,
+        size: int,
+        make_tools: Callable[[], Tools],
+        heartbeats: Heartbeats,
+        clock: Clock,
+    ) -> None:
+        """Prepare the slots.
+
+        Args:
+            make_tools: Called once for each slot: every slot has a body of its own.
+        """
+        self._freed = threading.Event()
+        self._clock = clock
+        self.slots = [
+            Slot(
+                f"slot {definition.name} {number}",
+                definition,
+                tools=make_tools(),
+                heartbeats=heartbeats,
+                on_free=self._freed.set,
+            )
+            for number in range(size)
+        ]
+
+    @property
+    def free(self) -> int:
+        """Number of slots that can take an attempt now."""
+        return sum(not slot.busy for slot in self.slots)
+
+    @property
+    def busy(self) -> int:
+        """Number of slots with an attempt."""
+        return len(self.slots) - self.free
+
+    def wait_free(self, timeout_s: float) -> bool:
+        """Wait until a slot is free; return whether one is. Woken by `wake`, too."""
+        self._freed.clear()
+        if not self.free:
+            self._clock.wait(self._freed, timeout_s)
+        return self.free > 0
+
+    def wake(self) -> None:
+        """End a `wait_free`."""
+        self._freed.set()
+
+    def running(self, task_id: str) -> Attempt | None:
+        """Return the attempt at this task that is in progress here."""
+        for slot in self.slots:
+            attempt = slot.attempt
+            if attempt is not None and attempt.lease.task_id == task_id:
+                return attempt
+        return None
+
+    def take(self, lease: Lease) -> bool:
+        """Begin with an attempt; return False when no slot is free."""
+        for slot in self.slots:
+            if not slot.busy:
+                slot.take(lease)
+                return True
+        return False
+
+    def stop_attempts(self, cause: StopCause, detail: str) -> list[Lease]:
+        """Tell every attempt in progress to stop; return their leases."""
+        told = []
+        for slot in self.slots:
+            attempt = slot.attempt
+            if attempt is not None:
+                attempt.stop.trip(cause, detail)
+                told.append(attempt.lease)
+        return told

@@ -1,0 +1,1 @@
+"""What is seen of a worker from outside: its logs, its metrics, its probes, its summary."""

@@ -1,0 +1,176 @@
+"""One log line per event, under a stable name, with the identity of what it is about."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+import structlog
+
+from perago_worker.events import (
+    AttemptFinished,
+    AttemptStarted,
+    BodyOutput,
+    ChildStarted,
+    Event,
+    GivenBack,
+    HeartbeatSent,
+    PollFinished,
+    Published,
+    ServiceFailed,
+    StateChanged,
+    StepFinished,
+    Transferred,
+)
+from perago_worker.models import Lease
+
+_FINISHED_LEVELS = {
+    "completed": logging.INFO,
+    "failed": logging.WARNING,
+    "terminal": logging.WARNING,
+    "superseded": logging.WARNING,
+    "cancelled": logging.INFO,
+    "released": logging.INFO,
+}
+
+
+class EventLog:
+    """A listener that writes log lines. Safe from any thread."""
+
+    def __init__(self, logger: structlog.stdlib.BoundLogger | None = None) -> None:
+        self._log = logger or structlog.stdlib.get_logger("perago_worker")
+        self._lock = threading.Lock()
+        self._failing: set[str] = set()
+
+    def on_event(self, event: Event) -> None:
+        """Write what there is to say about one event."""
+        match event:
+            case PollFinished():
+                self._poll_finished(event)
+            case AttemptStarted(lease):
+                self._log.info("attempt.started", **identity(lease), delivery=lease.poll_count)
+            case StepFinished():
+                self._step_finished(event)
+            case AttemptFinished():
+                self._attempt_finished(event)
+            case BodyOutput(lease, stream, line):
+                self._log.info(
+                    "body.output", **identity(lease), source="body", stream=stream, line=line
+                )
+            case Transferred():
+                self._transferred(event)
+            case HeartbeatSent():
+                self._heartbeat_sent(event)
+            case Published():
+                self._published(event)
+            case GivenBack(lease, why, error):
+                level = logging.WARNING if error else logging.INFO
+                self._log.log(
+                    level, "task.given_back", **identity(lease), why=why, **given(error=error)
+                )
+            case ChildStarted(task_type, pid, cause):
+                level = logging.WARNING if cause == "ended" else logging.DEBUG
+                self._log.log(level, "child.started", task=task_type, pid=pid, cause=cause)
+            case ServiceFailed(service, error, restart_in_s):
+                self._log.error(
+                    "service.failed", service=service, restart_in_s=restart_in_s, exception=error
+                )
+            case StateChanged(state, detail):
+                self._log.info("worker.state_changed", state=state, **given(detail=detail))
+
+    def _poll_finished(self, event: PollFinished) -> None:
+        fields = {"task": event.task_type, "seconds": _rounded(event.seconds)}
+        with self._lock:
+            recovered = event.outcome != "error" and event.task_type in self._failing
+            if event.outcome == "error":
+                self._failing.add(event.task_type)
+            else:
+                self._failing.discard(event.task_type)
+        if recovered:
+            self._log.info("poll.recovered", task=event.task_type)
+        if event.outcome == "error":
+            self._log.warning(
+                "poll.finished",
+                **fields,
+                outcome="error",
+                error=event.error,
+                retry_in_s=_rounded(event.retry_in_s),
+            )
+            return
+        self._log.debug("poll.finished", **fields, outcome=event.outcome, count=event.count)
+
+    def _step_finished(self, event: StepFinished) -> None:
+        self._log.debug(
+            "step.finished",
+            **identity(event.lease),
+            step=event.step,
+            seconds=_rounded(event.seconds),
+            **given(error=event.error),
+        )
+
+    def _attempt_finished(self, event: AttemptFinished) -> None:
+        outcome = event.outcome
+        self._log.log(
+            _FINISHED_LEVELS[outcome.kind],
+            "attempt.finished",
+            **identity(event.lease),
+            outcome=outcome.kind,
+            code=outcome.code,
+            seconds=_rounded(event.seconds),
+            reported=event.reported,
+            **given(reason=outcome.reason, output_ref=outcome.output_ref, exception=event.error),
+        )
+
+    def _transferred(self, event: Transferred) -> None:
+        self._log.debug(
+            "workspace.transferred",
+            **identity(event.lease),
+            direction=event.direction,
+            objects=event.objects,
+            bytes=event.bytes,
+            skipped_bytes=event.skipped_bytes,
+            seconds=_rounded(event.seconds),
+        )
+
+    def _heartbeat_sent(self, event: HeartbeatSent) -> None:
+        name = "heartbeat.lost" if event.outcome == "lost" else "heartbeat.sent"
+        self._log.log(
+            logging.DEBUG if event.outcome == "held" else logging.WARNING,
+            name,
+            **identity(event.lease),
+            outcome=event.outcome,
+            delay_s=_rounded(event.delay_s),
+            **given(detail=event.detail),
+        )
+
+    def _published(self, event: Published) -> None:
+        self._log.log(
+            logging.INFO if event.outcome == "merged" else logging.WARNING,
+            "workspace.published" if event.outcome == "merged" else "workspace.not_published",
+            **identity(event.lease),
+            outcome=event.outcome,
+            budget_used=_rounded(event.budget_used),
+            **given(commit=event.commit, detail=event.detail),
+        )
+
+
+def identity(lease: Lease) -> dict[str, Any]:
+    """Return the fields that tell one attempt from all others."""
+    return {
+        "task": lease.task_type,
+        "task_id": lease.task_id,
+        "workflow_id": lease.workflow_id,
+        "retry": lease.retry_count,
+        "poll": lease.poll_count,
+        **given(domain=lease.domain),
+    }
+
+
+def given(**fields: Any) -> dict[str, Any]:
+    """Return the fields that have something to say."""
+    return {name: value for name, value in fields.items() if value not in (None, "")}
+
+
+def _rounded(seconds: float) -> float:
+    return round(seconds, 3)

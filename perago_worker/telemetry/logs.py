@@ -1,0 +1,128 @@
+"""Log lines: for people on a terminal, for machines everywhere else, without secrets in both.
+
+structlog renders on top of the standard library, so that the lines of libraries look the same as
+ours and pass the same redaction. What happens in the worker becomes lines in `event_log`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from perago_worker.config import Redactor
+from perago_worker.telemetry.event_log import EventLog
+from perago_worker.telemetry.text import visible
+
+__all__ = ["configure_logging", "EventLog"]
+
+NOISY_LIBRARIES = ("httpx", "httpcore", "urllib3", "conductor", "lakefs_sdk", "asyncio")
+"""Loggers that tell of every request at INFO; nothing below WARNING is taken from them."""
+
+
+def configure_logging(
+    format: Literal["auto", "console", "json"],  # noqa: A002 -- as in the configuration
+    level: str,
+    *,
+    stream: TextIO | None = None,
+    secrets: Collection[str] = (),
+) -> None:
+    """Send all log lines of this process to one stream, replacing what was set up before.
+
+    Args:
+        format: `console`, `json`, or `auto`: console when `stream` is a terminal.
+        level: `debug`, `info`, `warning` or `error`.
+        stream: Standard output unless given. Colours need a terminal and no NO_COLOR.
+        secrets: Values that never appear in a line.
+    """
+    stream = stream or sys.stdout
+    terminal = stream.isatty()
+    console = format == "console" or (format == "auto" and terminal)
+    redactor = Redactor(secrets)
+    shared = _shared_processors()
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,  # so that a second call takes effect everywhere
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[
+                *shared,
+                structlog.stdlib.add_logger_name,
+                structlog.stdlib.ExtraAdder(),
+            ],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _redact_with(redactor),
+                *(_console_processors(colours=terminal) if console else _json_processors()),
+            ],
+        )
+    )
+    _install(handler, level)
+
+
+def _install(handler: logging.Handler, level: str) -> None:
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    for name in NOISY_LIBRARIES:
+        logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
+    logging.captureWarnings(capture=True)
+
+
+def _shared_processors() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        # plain tracebacks: those with local variables would tell secrets that no pattern knows
+        structlog.processors.format_exc_info,
+    ]
+
+
+def _json_processors() -> list[Processor]:
+    return [structlog.processors.JSONRenderer()]
+
+
+def _console_processors(*, colours: bool) -> list[Processor]:
+    return [
+        _escape_control_characters,
+        structlog.dev.ConsoleRenderer(
+            colors=colours and not os.environ.get("NO_COLOR"),
+            exception_formatter=structlog.dev.plain_traceback,
+            sort_keys=False,
+        ),
+    ]
+
+
+def _redact_with(redactor: Redactor) -> Processor:
+    def redact(_: WrappedLogger, __: str, event: EventDict) -> Mapping[str, Any]:
+        return redactor.fields(event)
+
+    return redact
+
+
+def _escape_control_characters(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Show what would move the cursor or forge a line; tracebacks keep their line breaks."""
+    return {
+        key: visible(value, keep_lines=key in {"exception", "stack"})
+        if isinstance(value, str)
+        else value
+        for key, value in event.items()
+    }

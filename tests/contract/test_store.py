@@ -1,0 +1,753 @@
+"""The promises of `ports.WorkspaceStore` and `ports.Stage`, once, over every adapter."""
+
+from __future__ import annotations
+
+import io
+import random
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import TypeVar
+
+import pytest
+
+from perago_worker.errors import (
+    HeadMoved,
+    NotFound,
+    NothingToCommit,
+    StoreRefused,
+    StoreUnavailable,
+)
+from perago_worker.models import CommitInfo, ObjectInfo
+from perago_worker.ports import Stage, WorkspaceStore
+from tests.contract.store_harness import StoreHarness, open_local
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+STORES = ["local", pytest.param("lakefs", marks=pytest.mark.servers)]
+
+METADATA = {
+    "perago-publication": "5f1c",
+    "expected_head": "0123456789abcdef",
+    "result": '{"rows": 3, "name": "Zürich"}',
+    "lines": "first\nsecond: not a key\n\n[metadata]\nx: y\n",
+    "spaces": "  leading and trailing  ",
+    "quoted": '"already quoted"',
+    "unicode": "naïve 数据 🙂 \u2028 \u00a0 \x7f",
+    "empty": "",
+}
+
+
+@pytest.fixture(scope="module", params=STORES)
+def harness(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StoreHarness]:
+    """One store for the whole module; every test works in a repository of its own."""
+    if request.param == "local":
+        with open_local(tmp_path_factory.mktemp("store")) as local:
+            yield local
+        return
+    # Imported here, so that the suite over one adapter does not load the other one.
+    from tests.contract.lakefs_harness import open_harness  # noqa: PLC0415
+
+    with open_harness(request.getfixturevalue("lakefs")) as lakefs:
+        yield lakefs
+
+
+@pytest.fixture
+def store(harness: StoreHarness) -> WorkspaceStore:
+    return harness.store
+
+
+@pytest.fixture
+def repository(harness: StoreHarness) -> str:
+    return harness.repository()
+
+
+@pytest.fixture
+def base(store: WorkspaceStore, repository: str) -> CommitInfo:
+    """The commit `main` is at, with nothing in it."""
+    return store.head(repository, "main")
+
+
+@pytest.fixture(scope="module")
+def crowd(harness: StoreHarness) -> tuple[str, CommitInfo]:
+    """A repository and a commit of 2,100 objects, more than two pages of any listing."""
+    repository = harness.repository()
+    stage = open_stage(harness.store, repository, harness.store.head(repository, "main").id)
+
+    def write(number: int) -> None:
+        put(stage, {f"crowd/{number % 7}/{number:04}": b"%d" % number})
+
+    in_threads(write, range(2100))
+    commit = stage.commit("A crowd", {})
+    harness.store.drop_stage(repository, stage.name)
+    return repository, commit
+
+
+# --- finding commits ------------------------------------------------------------------------------
+
+
+def test_ping_answers(store: WorkspaceStore) -> None:
+    store.ping()
+
+
+def test_resolves_a_commit_by_its_id_and_by_a_prefix(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    commit = staged(store, repository, base.id, {"a": b"1"})
+    assert store.resolve(repository, commit.id) == commit
+    assert store.resolve(repository, commit.id[:12]) == commit
+
+
+@pytest.mark.parametrize(
+    "ref", ["f" * 64, "f" * 40, "0123456", "main", "a-branch", "a-tag", "", "~"]
+)
+def test_resolves_nothing_else(
+    harness: StoreHarness, repository: str, base: CommitInfo, ref: str
+) -> None:
+    harness.add_branch(repository, "a-branch", base.id)
+    harness.add_tag(repository, "a-tag", base.id)
+    with pytest.raises(NotFound) as caught:
+        harness.store.resolve(repository, ref)
+    assert (caught.value.what, caught.value.name) == ("commit", ref)
+
+
+def test_names_of_branches_are_not_found_even_if_they_look_like_commits(
+    harness: StoreHarness, repository: str, base: CommitInfo
+) -> None:
+    harness.add_branch(repository, "feed123", base.id)
+    with pytest.raises(NotFound):
+        harness.store.resolve(repository, "feed123")
+
+
+def test_head_follows_the_branch(harness: StoreHarness, repository: str, base: CommitInfo) -> None:
+    foreign = harness.foreign_commit(repository, "main", write={"a": b"1"}, message="Foreign")
+    head = harness.store.head(repository, "main")
+    assert (head.id, head.parents) == (foreign, (base.id,))
+    assert head.message == "Foreign"
+    assert head == harness.store.resolve(repository, foreign)
+
+
+def test_history_is_the_first_parent_chain_newest_first(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    chain = [base.id]
+    for number in range(3):
+        source = staged(store, repository, chain[0], {f"k{number}": b"x"})
+        chain.insert(0, publish(store, repository, source, chain[0]).id)
+    history = store.history(repository, "main", limit=100)
+    assert [commit.id for commit in history][:4] == chain
+    assert all(a.parents[0] == b.id for a, b in pairwise(history))
+    assert store.history(repository, "main", limit=2) == history[:2]
+
+
+def test_a_missing_repository_is_not_found(store: WorkspaceStore, base: CommitInfo) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: store.resolve("no-such-repository", base.id),
+        lambda: store.head("no-such-repository", "main"),
+        lambda: store.history("no-such-repository", "main", limit=1),
+        lambda: list(store.list("no-such-repository", base.id, "")),
+        lambda: store.read("no-such-repository", base.id, "a", io.BytesIO()),
+        lambda: open_stage(store, "no-such-repository", base.id),
+        lambda: store.stages("no-such-repository"),
+        lambda: store.drop_stage("no-such-repository", "perago-stage"),
+        lambda: publish(store, "no-such-repository", base, base.id),
+    ]
+    for call in calls:
+        with pytest.raises(NotFound):
+            call()
+    for call in calls[:2]:
+        with pytest.raises(NotFound, match="repository 'no-such-repository' does not exist"):
+            call()
+
+
+def test_a_missing_branch_is_not_found(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    source = staged(store, repository, base.id, {"a": b"1"})
+    calls: list[Callable[[], object]] = [
+        lambda: store.head(repository, "no-such-branch"),
+        lambda: store.history(repository, "no-such-branch", limit=1),
+        lambda: publish(store, repository, source, base.id, branch="no-such-branch"),
+    ]
+    for call in calls:
+        with pytest.raises(NotFound):
+            call()
+    with pytest.raises(NotFound) as caught:
+        calls[0]()
+    assert (caught.value.what, caught.value.name) == ("branch", "no-such-branch")
+
+
+def test_a_missing_commit_is_not_found(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    gone = "f" * len(base.id)
+    with pytest.raises(NotFound):
+        list(store.list(repository, gone, ""))
+    with pytest.raises(NotFound):
+        store.read(repository, gone, "a", io.BytesIO())
+    with pytest.raises(NotFound):
+        open_stage(store, repository, gone)
+    with pytest.raises(NotFound):
+        publish(store, repository, base.model_copy(update={"id": gone}), base.id)
+    assert store.head(repository, "main") == base
+
+
+@pytest.mark.parametrize("key", ["b", "dir", "dir/", "a/b", "A", ""])
+def test_a_missing_object_is_not_found(
+    store: WorkspaceStore, repository: str, base: CommitInfo, key: str
+) -> None:
+    commit = staged(store, repository, base.id, {"a": b"1", "dir/c": b"2"})
+    with pytest.raises(NotFound) as caught:
+        store.read(repository, commit.id, key, io.BytesIO())
+    assert (caught.value.what, caught.value.name) == ("object", key)
+
+
+# --- listing and reading --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prefix", "keys"),
+    [
+        ("", ["other", "ws", "ws-1", "ws.txt", "ws2/x", "wsa", "z/ws/a"]),
+        ("ws", ["ws", "ws-1", "ws.txt", "ws2/x", "wsa"]),
+        ("ws2/", ["ws2/x"]),
+        ("z/w", ["z/ws/a"]),
+        ("z/ws/a", ["z/ws/a"]),
+        ("nothing", []),
+    ],
+)
+def test_a_prefix_is_a_plain_string(
+    store: WorkspaceStore, repository: str, base: CommitInfo, prefix: str, keys: list[str]
+) -> None:
+    everything = ["z/ws/a", "wsa", "ws2/x", "ws.txt", "ws-1", "ws", "other"]
+    commit = staged(store, repository, base.id, dict.fromkeys(everything, b"x"))
+    assert [each.key for each in store.list(repository, commit.id, prefix)] == keys
+
+
+def test_keys_come_in_byte_order_across_directories(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    keys = [
+        "a-b",
+        "a.b",
+        "a/b",
+        "a/b-c/d",
+        "a/b.c",
+        "a0",
+        "aé",
+        "a\U0001f642",
+        "a\uffe6",
+        "b",
+        "B/c",
+    ]
+    commit = staged(store, repository, base.id, dict.fromkeys(keys, b"x"))
+    listed = [each.key for each in store.list(repository, commit.id, "")]
+    assert listed == sorted(keys, key=str.encode)
+
+
+def test_lists_more_objects_than_fit_on_a_page(
+    store: WorkspaceStore, crowd: tuple[str, CommitInfo]
+) -> None:
+    repository, commit = crowd
+    listed = list(store.list(repository, commit.id, "crowd/"))
+    wanted = sorted(f"crowd/{number % 7}/{number:04}" for number in range(2100))
+    assert [each.key for each in listed] == wanted
+    assert sum(each.size for each in listed) == sum(len(str(number)) for number in range(2100))
+    assert len(list(store.list(repository, commit.id, "crowd/3/"))) == 300
+
+
+def test_deletes_more_objects_than_fit_in_a_request(
+    store: WorkspaceStore, crowd: tuple[str, CommitInfo]
+) -> None:
+    repository, commit = crowd
+    keys = [each.key for each in store.list(repository, commit.id, "")]
+    left = staged(store, repository, commit.id, {}, delete=keys[:2000])
+    assert [each.key for each in store.list(repository, left.id, "")] == keys[2000:]
+
+
+@pytest.mark.parametrize("size", [0, 1, 5 * 1024 * 1024])
+def test_reads_what_was_written(
+    store: WorkspaceStore, repository: str, base: CommitInfo, size: int
+) -> None:
+    """What `write` returns, what listings show and what a fresh digest yields are one thing."""
+    content = random.Random(size).randbytes(size)  # noqa: S311
+    stage = open_stage(store, repository, base.id)
+    written = stage.write("some/object", io.BytesIO(content), size)
+    commit = stage.commit("One object", {})
+    store.drop_stage(repository, stage.name)
+
+    into = io.BytesIO()
+    assert store.read(repository, commit.id, "some/object", into) == size
+    assert into.getvalue() == content
+
+    digest = store.new_digest(size)
+    for start in range(0, size, 1_000_000):
+        digest.update(content[start : start + 1_000_000])
+    wanted = ObjectInfo(key="some/object", size=size, checksum=digest.hexdigest(), verifiable=True)
+    assert written == wanted
+    assert list(store.list(repository, commit.id, "")) == [wanted]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "with space/and  two",
+        "ends with space ",
+        "line\nbreak",
+        "tab\tand\x01control",
+        "percent%2Fplus+amp&hash#question?semi;eq=",
+        "quote\"apostrophe'back\\slash",
+        "e\u0301 as two",
+        "\u00e9 as one",
+        "数据/🙂",
+        "\u202e reversed",
+        "n" * 255,
+        "/".join("deep" for _ in range(100)),
+        ".hidden/..dots.../-dash",
+        "*?[a-z]{x}",
+    ],
+)
+def test_keys_are_kept_as_they_are(
+    store: WorkspaceStore, repository: str, base: CommitInfo, key: str
+) -> None:
+    commit = staged(store, repository, base.id, {key: b"content", "other": b"x"})
+    assert contents(store, repository, commit.id) == {key: b"content", "other": b"x"}
+    assert [each.key for each in store.list(repository, commit.id, key)] == [key]
+    assert contents(store, repository, staged(store, repository, commit.id, {}, [key]).id) == {
+        "other": b"x"
+    }
+
+
+# --- stages ---------------------------------------------------------------------------------------
+
+
+def test_nobody_sees_what_is_staged(
+    harness: StoreHarness, repository: str, base: CommitInfo
+) -> None:
+    store = harness.store
+    first, second = (open_stage(store, repository, base.id) for _ in range(2))
+    put(first, {"a": b"first"})
+    put(second, {"a": b"second", "b": b"second"})
+    one, two = first.commit("First", {}), second.commit("Second", {})
+    assert contents(store, repository, one.id) == {"a": b"first"}
+    assert contents(store, repository, two.id) == {"a": b"second", "b": b"second"}
+    assert store.head(repository, "main") == base
+    assert contents(store, repository, base.id) == {}
+    for stage in (first, second):
+        store.drop_stage(repository, stage.name)
+
+
+def test_a_stage_starts_as_its_base_even_when_the_branch_is_elsewhere(
+    harness: StoreHarness, repository: str, base: CommitInfo
+) -> None:
+    old = staged(harness.store, repository, base.id, {"a": b"1", "b": b"2"})
+    harness.foreign_commit(repository, "main", write={"foreign": b"x"}, message="Foreign")
+    new = staged(harness.store, repository, old.id, {"c": b"3"}, delete=["a"])
+    assert contents(harness.store, repository, new.id) == {"b": b"2", "c": b"3"}
+
+
+def test_writes_from_several_threads(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    objects = {f"{number % 5}/{number}": b"%d" % number * number for number in range(64)}
+    stage = open_stage(store, repository, base.id)
+    in_threads(lambda key: put(stage, {key: objects[key]}), objects)
+    commit = stage.commit("Many", {})
+    store.drop_stage(repository, stage.name)
+    assert contents(store, repository, commit.id) == objects
+
+
+def test_the_last_call_for_a_key_counts(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    old = staged(store, repository, base.id, {"kept": b"1", "gone": b"2"})
+    stage = open_stage(store, repository, old.id)
+    put(stage, {"new": b"one"})
+    put(stage, {"new": b"two", "fleeting": b"3"})
+    stage.delete(["kept", "gone", "fleeting"])
+    stage.delete(["kept"])
+    put(stage, {"kept": b"again"})
+    commit = stage.commit("Changes", {})
+    store.drop_stage(repository, stage.name)
+    assert contents(store, repository, commit.id) == {"kept": b"again", "new": b"two"}
+
+
+def test_deleting_what_is_not_there_is_no_error(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    old = staged(store, repository, base.id, {"a": b"1", "dir/b": b"2"})
+    new = staged(
+        store, repository, old.id, {"c": b"3"}, delete=["never", "dir", "dir/b/c", "a", "a"]
+    )
+    assert contents(store, repository, new.id) == {"c": b"3", "dir/b": b"2"}
+    stage = open_stage(store, repository, new.id)
+    stage.delete([])
+    store.drop_stage(repository, stage.name)
+
+
+@pytest.mark.parametrize("delete_first", [True, False])
+def test_an_object_gives_way_to_objects_below_it_and_back(
+    store: WorkspaceStore, repository: str, base: CommitInfo, *, delete_first: bool
+) -> None:
+    def replaced(commit: CommitInfo, old: str, new: str) -> CommitInfo:
+        stage = open_stage(store, repository, commit.id)
+        if delete_first:
+            stage.delete([old])
+        put(stage, {new: b"x"})
+        if not delete_first:
+            stage.delete([old])
+        after = stage.commit("Replace", {})
+        store.drop_stage(repository, stage.name)
+        return after
+
+    file = staged(store, repository, base.id, {"a": b"1"})
+    directory = replaced(file, "a", "a/b")
+    assert contents(store, repository, directory.id) == {"a/b": b"x"}
+    assert contents(store, repository, replaced(directory, "a/b", "a").id) == {"a": b"x"}
+
+
+def test_a_source_that_ends_early_stores_nothing(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    stage = open_stage(store, repository, base.id)
+    with pytest.raises(StoreUnavailable):
+        stage.write("short", io.BytesIO(b"abc"), 10)
+    put(stage, {"whole": b"1"})
+    commit = stage.commit("One of two", {})
+    store.drop_stage(repository, stage.name)
+    assert contents(store, repository, commit.id) == {"whole": b"1"}
+
+
+def test_a_source_that_goes_on_is_never_stored_beyond_its_size(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    stage = open_stage(store, repository, base.id)
+    try:
+        written = stage.write("long", io.BytesIO(b"0123456789"), 4)
+    except StoreUnavailable:
+        put(stage, {"long": b"0123"})
+    else:
+        assert written.size == 4
+    commit = stage.commit("Four bytes", {})
+    store.drop_stage(repository, stage.name)
+    assert contents(store, repository, commit.id) == {"long": b"0123"}
+
+
+def test_a_write_that_failed_can_be_made_again(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    stage = open_stage(store, repository, base.id)
+    with pytest.raises(StoreUnavailable):
+        stage.write("key", io.BytesIO(b"abc"), 4)
+    stage.write("key", io.BytesIO(b"abcd"), 4)
+    commit = stage.commit("At last", {})
+    store.drop_stage(repository, stage.name)
+    assert contents(store, repository, commit.id) == {"key": b"abcd"}
+
+
+def test_a_commit_says_what_was_given(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    stage = open_stage(store, repository, base.id)
+    put(stage, {"a": b"1"})
+    commit = stage.commit("Add a\n\nBecause it was missing.", METADATA)
+    store.drop_stage(repository, stage.name)
+    assert commit.parents == (base.id,)
+    assert commit.message == "Add a\n\nBecause it was missing."
+    assert recorded(commit) == METADATA
+    assert commit.tree != base.tree
+    assert store.resolve(repository, commit.id) == commit
+
+
+def test_a_commit_asked_for_again_is_the_same_one(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    stage = open_stage(store, repository, base.id)
+    put(stage, {"a": b"1"})
+    commit = stage.commit("Add a", METADATA)
+    assert stage.commit("Add a", METADATA) == commit
+    store.drop_stage(repository, stage.name)
+
+
+def test_a_stage_that_changes_nothing_commits_nothing(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    old = staged(store, repository, base.id, {"a": b"1"})
+    untouched, rewritten, deleted = (open_stage(store, repository, old.id) for _ in range(3))
+    put(rewritten, {"a": b"1"})
+    put(deleted, {"b": b"2"})
+    deleted.delete(["b", "never"])
+    for stage in (untouched, rewritten, deleted):
+        with pytest.raises(NothingToCommit):
+            stage.commit("Nothing", {})
+        store.drop_stage(repository, stage.name)
+
+
+def test_stages_are_listed_until_they_are_dropped(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    assert store.stages(repository) == []
+    names = [f"perago-{letter}" for letter in "abc"]
+    stages = [store.stage(repository, base.id, name) for name in names]
+    assert [stage.name for stage in stages] == names
+    assert sorted(store.stages(repository)) == names
+    store.drop_stage(repository, names[1])
+    store.drop_stage(repository, names[1])
+    assert sorted(store.stages(repository)) == [names[0], names[2]]
+    put(stages[0], {"a": b"1"})
+    stages[0].commit("Committed stages are stages", {})
+    assert sorted(store.stages(repository)) == [names[0], names[2]]
+    for stage in stages:
+        store.drop_stage(repository, stage.name)
+    assert store.stages(repository) == []
+
+
+def test_dropping_a_stage_that_never_was_is_no_error(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    stage = open_stage(store, repository, base.id)
+    store.drop_stage(repository, unique("perago-never"))
+    assert store.stages(repository) == [stage.name]
+    store.drop_stage(repository, stage.name)
+
+
+def test_a_stage_s_name_is_taken_once(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    stage = store.stage(repository, base.id, "perago-name")
+    with pytest.raises(StoreRefused):
+        store.stage(repository, base.id, "perago-name")
+    put(stage, {"a": b"1"})
+    assert stage.commit("Undisturbed", {}).parents == (base.id,)
+    store.drop_stage(repository, stage.name)
+
+
+# --- publishing -----------------------------------------------------------------------------------
+
+
+def test_a_publication_is_a_merge_of_exactly_the_source(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    source = staged(store, repository, base.id, {"a": b"1"})
+    merge = publish(store, repository, source, base.id, metadata=METADATA)
+    assert merge.parents == (base.id, source.id)
+    assert merge.tree == source.tree
+    assert merge.message == "Publish"
+    assert recorded(merge) == METADATA
+    assert store.head(repository, "main") == merge
+    assert contents(store, repository, merge.id) == {"a": b"1"}
+
+
+def test_publications_follow_each_other(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    first = publish(store, repository, staged(store, repository, base.id, {"a": b"1"}), base.id)
+    source = staged(store, repository, first.id, {"b": b"2"}, delete=["a"])
+    second = publish(store, repository, source, first.id)
+    assert second.parents == (first.id, source.id)
+    assert contents(store, repository, second.id) == {"b": b"2"}
+    assert contents(store, repository, first.id) == {"a": b"1"}
+
+
+def test_a_commit_can_be_published_when_its_stage_is_gone(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    stage = open_stage(store, repository, base.id)
+    put(stage, {"a": b"1"})
+    commit = stage.commit("Add a", {})
+    store.drop_stage(repository, stage.name)
+    assert store.stages(repository) == []
+    assert publish(store, repository, commit, base.id).parents == (base.id, commit.id)
+
+
+def test_a_foreign_commit_in_between_is_never_lost(
+    harness: StoreHarness, repository: str, base: CommitInfo
+) -> None:
+    """The head has moved: refused, or merged on top of what is there and visible as such."""
+    store = harness.store
+    source = staged(store, repository, base.id, {"ours": b"1"})
+    foreign = harness.foreign_commit(repository, "main", write={"theirs": b"2"}, message="Theirs")
+    merge = outcome_of(lambda: publish(store, repository, source, base.id))
+    head = store.head(repository, "main")
+    if merge is None:
+        assert head.id == foreign
+    else:
+        assert merge == head
+        assert merge.parents == (foreign, source.id)
+    assert contents(store, repository, head.id)["theirs"] == b"2"
+
+
+def test_a_conflict_with_a_foreign_commit_is_a_moved_head(
+    harness: StoreHarness, repository: str, base: CommitInfo
+) -> None:
+    store = harness.store
+    source = staged(store, repository, base.id, {"same": b"ours"})
+    foreign = harness.foreign_commit(
+        repository, "main", write={"same": b"theirs"}, message="Theirs"
+    )
+    with pytest.raises(HeadMoved) as caught:
+        publish(store, repository, source, base.id)
+    assert caught.value.expected == base.id
+    assert caught.value.found in {foreign, None}
+    assert store.head(repository, "main").id == foreign
+    assert contents(store, repository, foreign) == {"same": b"theirs"}
+
+
+def test_a_foreign_commit_during_a_publication_is_never_lost(
+    harness: StoreHarness, repository: str, base: CommitInfo
+) -> None:
+    store = harness.store
+    for number in range(5):
+        head = store.head(repository, "main")
+        source = staged(store, repository, head.id, {f"ours-{number}": b"1"})
+        with ThreadPoolExecutor(1) as other:
+            foreign = other.submit(
+                harness.foreign_commit,
+                repository,
+                "main",
+                write={f"theirs-{number}": b"2"},
+                message="Theirs",
+            )
+            merge = outcome_of(lambda: publish(store, repository, source, head.id))  # noqa: B023
+        history = [commit.id for commit in store.history(repository, "main", limit=100)]
+        now = contents(store, repository, history[0])
+        assert foreign.result() in history
+        assert now[f"theirs-{number}"] == b"2"
+        assert (f"ours-{number}" in now) == (merge is not None)
+        assert merge is None or merge.id in history
+
+
+def test_a_repeated_publication_changes_nothing(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    source = staged(store, repository, base.id, {"a": b"1"})
+    merge = publish(store, repository, source, base.id)
+    again = outcome_of(lambda: publish(store, repository, source, base.id))
+    head = store.head(repository, "main")
+    assert head.tree == merge.tree
+    assert head.id == (merge if again is None else again).id
+    assert again is None or again.parents[0] != base.id
+
+
+def test_a_repeated_publication_does_not_undo_what_came_after(
+    harness: StoreHarness, repository: str, base: CommitInfo
+) -> None:
+    store = harness.store
+    source = staged(store, repository, base.id, {"a": b"1"})
+    publish(store, repository, source, base.id)
+    harness.foreign_commit(repository, "main", write={"a": b"corrected"}, message="Correct a")
+    outcome_of(lambda: publish(store, repository, source, base.id))
+    assert contents(store, repository, store.head(repository, "main").id) == {"a": b"corrected"}
+
+
+def test_two_publications_never_replace_the_same_head(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    for _ in range(5):
+        head = store.head(repository, "main")
+        sources = [staged(store, repository, head.id, {unique("key"): b"x"}) for _ in range(2)]
+        together = threading.Barrier(2)
+
+        def race(source: CommitInfo, head: CommitInfo = head) -> CommitInfo | None:
+            together.wait()  # noqa: B023
+            return outcome_of(lambda: publish(store, repository, source, head.id))
+
+        merges = [each for each in in_threads(race, sources) if each is not None]
+        history = [commit.id for commit in store.history(repository, "main", limit=100)]
+        assert merges
+        assert sum(merge.parents[0] == head.id for merge in merges) == 1
+        assert {merge.id for merge in merges} <= set(history)
+
+
+def test_other_branches_stay_where_they_are(
+    harness: StoreHarness, repository: str, base: CommitInfo
+) -> None:
+    harness.add_branch(repository, "other", base.id)
+    source = staged(harness.store, repository, base.id, {"a": b"1"})
+    merge = publish(harness.store, repository, source, base.id, branch="other")
+    assert harness.store.head(repository, "other") == merge
+    assert harness.store.head(repository, "main") == base
+
+
+# --- what the tests are written with --------------------------------------------------------------
+
+
+def unique(word: str) -> str:
+    return f"{word}-{uuid.uuid4().hex[:12]}"
+
+
+def open_stage(store: WorkspaceStore, repository: str, base: str) -> Stage:
+    return store.stage(repository, base, unique("perago-stage"))
+
+
+def put(stage: Stage, objects: Mapping[str, bytes]) -> None:
+    for key, content in objects.items():
+        stage.write(key, io.BytesIO(content), len(content))
+
+
+def staged(
+    store: WorkspaceStore,
+    repository: str,
+    base: str,
+    write: Mapping[str, bytes],
+    delete: Iterable[str] = (),
+) -> CommitInfo:
+    """Commit changes on top of a commit, by a stage that is dropped again."""
+    stage = open_stage(store, repository, base)
+    put(stage, write)
+    stage.delete(list(delete))
+    commit = stage.commit("Stage", {})
+    store.drop_stage(repository, stage.name)
+    return commit
+
+
+def publish(
+    store: WorkspaceStore,
+    repository: str,
+    source: CommitInfo,
+    expected_head: str,
+    *,
+    branch: str = "main",
+    metadata: Mapping[str, str] | None = None,
+) -> CommitInfo:
+    return store.publish(
+        repository,
+        branch,
+        source=source,
+        expected_head=expected_head,
+        metadata=metadata or {"expected_head": expected_head},
+        message="Publish",
+        timeout_s=30,
+    )
+
+
+def outcome_of(publication: Callable[[], CommitInfo]) -> CommitInfo | None:
+    """Return the merge, or None when the head had moved."""
+    try:
+        return publication()
+    except HeadMoved:
+        return None
+
+
+def contents(store: WorkspaceStore, repository: str, commit: str) -> dict[str, bytes]:
+    found = {}
+    for each in store.list(repository, commit, ""):
+        into = io.BytesIO()
+        assert store.read(repository, commit, each.key, into) == each.size
+        found[each.key] = into.getvalue()
+    return found
+
+
+def recorded(commit: CommitInfo) -> dict[str, str]:
+    """Return the metadata of a commit without what a server adds under its own prefix."""
+    return {key: value for key, value in commit.metadata.items() if not key.startswith(".")}
+
+
+def in_threads(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(work, items))
