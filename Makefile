@@ -17,7 +17,7 @@ help: ## List the targets
 
 .PHONY: run
 run: .venv/runtime.stamp ## Run the example on the embedded queue and store
-	@$(WORKER) submit config/examples/wordcount.json
+	@$(WORKER) submit weather.daily --workspace weather --import config/examples/station_data
 	@$(WORKER) --until-idle
 
 .PHONY: test

@@ -78,8 +78,8 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
     """
     secrets = secret_values(config)
     configure_logging(config.logging.format, log_level or config.logging.level, secrets=secrets)
-    definitions = load_tasks(config)
-    _log_warnings(config)
+    _log_config_warnings(config)
+    definitions = _load_tasks_logging_warnings(config)
     clock = SystemClock()
     summary = RunSummary()
     worker_id = new_worker_id(config)
@@ -227,7 +227,7 @@ def register_locally(queue: TaskQueue, definitions: Sequence[TaskDefinition]) ->
     """Register definitions at the embedded queue, which has no operator to do it."""
     for definition in definitions:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # shown when the modules were checked
+            warnings.simplefilter("ignore")  # shown when the tasks were loaded
             queue.register_taskdef(build_taskdef(definition))
 
 
@@ -341,7 +341,20 @@ def _make_body(config: WorkerConfig, definition: TaskDefinition, listener: Liste
     return ProcessBody(spec, on_started=on_started)
 
 
-def _log_warnings(config: WorkerConfig) -> None:
+def _load_tasks_logging_warnings(config: WorkerConfig) -> list[TaskDefinition]:
+    """Load the tasks; what their modules warn of, or their definitions, goes to the log."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        definitions = load_tasks(config)
+        for definition in definitions:
+            build_taskdef(definition)
+    log = structlog.get_logger(__name__)
+    for warning in caught:
+        log.warning("task.warning", detail=str(warning.message))
+    return definitions
+
+
+def _log_config_warnings(config: WorkerConfig) -> None:
     log = structlog.get_logger(__name__)
     for problem in config.warnings:
         log.warning("config.warning", where=problem.where, key=problem.key, detail=problem.message)

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from perago_worker.errors import TaskDefinitionError
-from perago_worker.jsonable import to_json_object
+from perago_worker.jsonable import from_json, to_json
 from perago_worker.models import TaskControls, WorkspaceSpec
 
 ATTRIBUTE = "__perago_task__"
@@ -73,11 +73,9 @@ class TaskDefinition:
         depth and whatever the models themselves say about extra fields.
 
         Raises:
-            pydantic.ValidationError: `raw` is not valid.
+            ValueError: `raw` is not valid; a `pydantic.ValidationError`, unless a validator failed.
         """
-        return self.params_model.model_validate(
-            raw, extra="forbid" if self.strict_params else "ignore"
-        )
+        return from_json(raw, self.params_model, extra_allowed=not self.strict_params)
 
     def validate_result(self, value: object) -> dict[str, Any]:
         """Return what the body returned as JSON.
@@ -89,4 +87,4 @@ class TaskDefinition:
             ValueError: `value` is not valid (then a `pydantic.ValidationError`), has fields that
                 the model does not have, or holds something JSON cannot express, such as NaN.
         """
-        return to_json_object(value, self.output_model)
+        return to_json(value, self.output_model)

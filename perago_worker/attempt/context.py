@@ -77,7 +77,6 @@ class Attempt:
         params: The task's `params` as they came, validated.
         params_digest: SHA-256 of their canonical JSON, hex.
         input: The task's `workspace`.
-        ref_type_spelling: How the input spelled `ref_type`; the output answers likewise.
         input_commit: The commit that `input.ref` names.
         directory: Local directories; made once the input is known to be valid.
         publication: Identity of the publication this attempt wants to make.
@@ -98,7 +97,6 @@ class Attempt:
     params: dict[str, Any] = field(init=False)
     params_digest: str = field(init=False)
     input: WorkspaceInput = field(init=False)
-    ref_type_spelling: str = "ref_type"
     input_commit: CommitInfo = field(init=False)
     directory: AttemptDirectory = field(init=False)
     publication: Publication = field(init=False)

@@ -122,12 +122,9 @@ def _success(attempt: Attempt) -> Outcome:
     if attempt.definition.has_workspace:
         if attempt.definition.read_only:
             code, attempt.output_ref = Code.READ_ONLY, attempt.input.ref
-        output["workspace"] = {
-            "repository": attempt.input.repository,
-            "branch": attempt.input.branch,
-            attempt.ref_type_spelling: "commit",
-            "ref": attempt.output_ref,
-        }
+        assert attempt.output_ref is not None  # noqa: S101 -- every list of steps sets it
+        answer = attempt.input.published_output(attempt.output_ref)
+        output["workspace"] = answer.spelled_like(attempt.lease.input["workspace"])
     return Outcome(
         kind="completed",
         code=code,

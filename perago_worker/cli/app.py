@@ -10,7 +10,7 @@ import typer
 
 from perago_worker._version import __version__
 from perago_worker.cli.check import check
-from perago_worker.cli.exits import Commands
+from perago_worker.cli.exits import Commands, UsageError
 from perago_worker.cli.options import Invocation, open_config
 from perago_worker.cli.submit import submit
 from perago_worker.cli.taskdef import taskdef_app
@@ -96,12 +96,10 @@ def run(
     ctx.obj = Invocation(config=config, log_level=log_level.value if log_level else None)
     if ctx.invoked_subcommand is not None:
         if until_idle:
-            raise typer.BadParameter(
-                "is for running the worker, not for a command", param_hint="--until-idle"
-            )
+            raise UsageError("--until-idle is for running the worker, not for a command")
         return
     loaded = open_config(ctx, None)
-    from perago_worker.bootstrap import run_worker  # noqa: PLC0415 -- slow
+    from perago_worker.bootstrap import run_worker
 
     raise typer.Exit(run_worker(loaded, until_idle=until_idle, log_level=ctx.obj.log_level))
 

@@ -15,10 +15,10 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from perago_worker.cli.drift import changes
-from perago_worker.cli.exits import Exit, ServiceRefusedError, exit_code
-from perago_worker.cli.options import ConfigOption, config_path, opened_queue
-from perago_worker.config import WorkerConfig, check_task_names, load_config
-from perago_worker.errors import ConfigError, ConfigProblem, PeragoError, StoreRefused
+from perago_worker.cli.exits import Exit, exit_code
+from perago_worker.cli.options import ConfigOption, config_path, opened_queue, refusals_of
+from perago_worker.config import WorkerConfig, load_config
+from perago_worker.errors import ConfigError, ConfigProblem, PeragoError
 from perago_worker.taskdef import build_taskdef
 
 T = TypeVar("T")
@@ -152,10 +152,9 @@ def _load(path: Path) -> tuple[WorkerConfig, str]:
 
 
 def _tasks(config: WorkerConfig) -> tuple[dict[str, dict[str, Any]], str]:
-    from perago_worker.bootstrap import load_tasks  # noqa: PLC0415 -- slow
+    from perago_worker.bootstrap import load_tasks
 
     tasks = load_tasks(config)
-    check_task_names(config, [task.name for task in tasks])
     return {task.name: build_taskdef(task) for task in tasks}, ", ".join(t.name for t in tasks)
 
 
@@ -178,13 +177,10 @@ def _queue(
 
 
 def _store(config: WorkerConfig) -> tuple[None, str]:
-    from perago_worker.bootstrap import open_store  # noqa: PLC0415 -- slow
+    from perago_worker.bootstrap import open_store
 
-    with closing(open_store(config)) as store:
-        try:
-            store.ping()
-        except StoreRefused as error:
-            raise ServiceRefusedError(str(error)) from error
+    with refusals_of(config, "store"), closing(open_store(config)) as store:
+        store.ping()
     return None, f"{config.store.kind}, answers"
 
 

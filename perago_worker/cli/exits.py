@@ -30,6 +30,10 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
+class UsageError(PeragoError):
+    """What was asked for makes no sense, as it is or with this configuration."""
+
+
 class ServiceRefusedError(PeragoError):
     """A queue or store was reached and does not let us in."""
 
@@ -37,7 +41,7 @@ class ServiceRefusedError(PeragoError):
 def exit_code(error: PeragoError) -> Exit:
     """Return the exit code that tells a script what kind of thing went wrong."""
     match error:
-        case ConfigError():
+        case ConfigError() | UsageError():
             return Exit.CONFIG
         case TaskDefinitionError():
             return Exit.TASK_MODULE

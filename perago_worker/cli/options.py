@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perago_worker.adapters.system import SystemClock
-from perago_worker.cli.exits import ServiceRefusedError
+from perago_worker.cli.exits import ServiceRefusedError, UsageError
 from perago_worker.config import WorkerConfig, load_config, nearest
-from perago_worker.errors import ConfigError, ConfigProblem, QueueRefused
+from perago_worker.errors import ConfigError, ConfigProblem, QueueRefused, StoreRefused
 from perago_worker.ports import TaskQueue
 from perago_worker.task import TaskDefinition
+
+if TYPE_CHECKING:
+    from perago_worker.adapters.local.queue import LocalQueue
 
 DEFAULT_CONFIG = Path("worker.toml")
 
@@ -74,9 +77,9 @@ def find_tasks(config: WorkerConfig, names: Sequence[str] = ()) -> list[TaskDefi
 
     Raises:
         TaskDefinitionError: A module cannot be loaded, or a task in it breaks the contract.
-        typer.BadParameter: There is no task of a name.
+        UsageError: There is no task of a name.
     """
-    from perago_worker.bootstrap import load_tasks  # noqa: PLC0415 -- slow
+    from perago_worker.bootstrap import load_tasks
 
     with warnings_on_stderr():
         tasks = {task.name: task for task in load_tasks(config)}
@@ -84,7 +87,7 @@ def find_tasks(config: WorkerConfig, names: Sequence[str] = ()) -> list[TaskDefi
         return list(tasks.values())
     for name in names:
         if name not in tasks:
-            raise typer.BadParameter(_no_such_task(name, sorted(tasks)))
+            raise UsageError(_no_such_task(name, sorted(tasks)))
     return [tasks[name] for name in names]
 
 
@@ -101,18 +104,48 @@ def opened_queue(config: WorkerConfig) -> Iterator[TaskQueue]:
     Raises:
         QueueUnavailable: It does not answer.
         ServiceRefusedError: It answers and refuses.
+        ConfigError: It is embedded, and its file cannot be used.
     """
-    from perago_worker.bootstrap import open_queue  # noqa: PLC0415 -- slow
+    from perago_worker.bootstrap import open_queue
 
-    queue = open_queue(config, worker_id="perago-worker-cli", clock=SystemClock())
-    try:
-        try:
+    with refusals_of(config, "queue"):
+        queue = open_queue(config, worker_id="perago-worker-cli", clock=SystemClock())
+    with closing(queue):
+        with refusals_of(config, "queue"):
             queue.ping()
-        except QueueRefused as error:
-            raise ServiceRefusedError(f"queue: {error}") from error
         yield queue
-    finally:
-        queue.close()
+
+
+@contextmanager
+def opened_local_queue(config: WorkerConfig) -> Iterator[LocalQueue]:
+    """Open the embedded queue, and close it afterwards.
+
+    Raises:
+        ConfigError: Another queue is configured, or its file cannot be used.
+    """
+    from perago_worker.bootstrap import open_local_queue
+
+    with refusals_of(config, "queue"):
+        queue = open_local_queue(config)
+    with closing(queue):
+        yield queue
+
+
+@contextmanager
+def refusals_of(config: WorkerConfig, section: str) -> Iterator[None]:
+    """Tell the operator what it means when a queue or store refuses to be used at all.
+
+    Raises:
+        ServiceRefusedError: A server refuses.
+        ConfigError: The file or folder of an embedded one cannot be used.
+    """
+    try:
+        yield
+    except (QueueRefused, StoreRefused) as error:
+        if getattr(config, section).kind != "local":
+            raise ServiceRefusedError(str(error)) from error
+        problem = ConfigProblem(str(config.source), f"{section}.path", str(error))
+        raise ConfigError([problem]) from error
 
 
 @contextmanager

@@ -10,12 +10,15 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from perago_worker.cli.exits import UsageError
 from perago_worker.cli.options import (
     ConfigOption,
     config_path,
     embedded_only,
     find_tasks,
     open_config,
+    opened_local_queue,
+    refusals_of,
     warnings_on_stderr,
 )
 from perago_worker.config import WorkerConfig
@@ -32,7 +35,7 @@ USE_LAKEFS = "with lakeFS, upload the files to a branch and commit them (lakectl
 
 def submit(
     ctx: typer.Context,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="Name of the task.")],
+    task: Annotated[str, typer.Argument(help="Name of the task.")],
     *,
     params: Annotated[
         str,
@@ -86,13 +89,15 @@ def _read_params(definition: TaskDefinition, text: str) -> dict[str, Any]:
         try:
             text = Path(text[1:]).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise _bad("--params", f"cannot read {text[1:]}: {error}") from None
+            raise UsageError(f"--params: cannot read {text[1:]}: {error}") from None
     try:
         params = json.loads(text)
     except ValueError as error:
-        raise _bad("--params", f"is not JSON: {error}") from None
+        raise UsageError(f"--params: is not JSON: {error}") from None
     if not isinstance(params, dict):
-        raise _bad("--params", 'expected a JSON object, such as {"name": "value"}')
+        raise UsageError(
+            f'--params: got {text}; expected a JSON object, such as {{"name": "value"}}'
+        )
     try:
         definition.validate_params(params)
     except ValidationError as error:
@@ -100,7 +105,7 @@ def _read_params(definition: TaskDefinition, text: str) -> dict[str, Any]:
             f"{'.'.join(map(str, details['loc'])) or 'params'}: {details['msg']}"
             for details in error.errors(include_url=False, include_context=False)
         )
-        raise _bad("--params", f"not what {definition.name} takes: {problems}") from None
+        raise UsageError(f"--params: not what {definition.name} takes: {problems}") from None
     return params
 
 
@@ -110,13 +115,15 @@ def _place(
     """Return repository and branch; None for a task without a workspace."""
     if not definition.has_workspace:
         if workspace is not None or directory is not None:
-            raise _bad("--workspace", f"{definition.name} works without a workspace; leave it out")
+            raise UsageError(
+                f"--workspace: {definition.name} works without a workspace; leave it out"
+            )
         return None
     if workspace is None:
-        raise _bad("--workspace", f"is missing; {definition.name} works on REPO[@BRANCH]")
+        raise UsageError(f"--workspace: is missing; {definition.name} works on REPO[@BRANCH]")
     repository, _, branch = workspace.partition("@")
     if not repository:
-        raise _bad("--workspace", f"got {workspace!r}; expected REPO[@BRANCH]")
+        raise UsageError(f"--workspace: got {workspace!r}; expected REPO[@BRANCH]")
     return repository, branch or "main"
 
 
@@ -124,20 +131,26 @@ def _commit(
     config: WorkerConfig, repository: str, branch: str, directory: Path | None
 ) -> CommitInfo:
     """Return the commit to start from: the head of the branch, after importing."""
-    from perago_worker.bootstrap import open_local_store, open_store  # noqa: PLC0415 -- slow
+    from perago_worker.bootstrap import open_local_store, open_store
 
     if directory is None:
         with closing(open_store(config)) as store:
+            with refusals_of(config, "store"):
+                store.ping()
             try:
                 return store.head(repository, branch)
             except NotFound as error:
-                raise _bad("--workspace", f"{error}; --import DIR makes it") from None
+                raise UsageError(f"--workspace: {error}{_hint(config)}") from None
     with closing(open_local_store(config)) as local:
         commit = local.import_directory(
             repository, branch, directory, f"Import {directory.resolve().name}"
         )
     typer.echo(f"imported {directory} into {repository}@{branch}, commit {commit.id}")
     return commit
+
+
+def _hint(config: WorkerConfig) -> str:
+    return "; --import DIR makes it" if config.store.kind == "local" else ""
 
 
 def _workspace_input(repository: str, branch: str, commit: CommitInfo) -> dict[str, Any]:
@@ -150,17 +163,11 @@ def _queue_up(
     config: WorkerConfig, definition: TaskDefinition, task_input: dict[str, Any]
 ) -> tuple[str, str]:
     """Register the task as it is declared now, and queue it; return task id and workflow id."""
-    from perago_worker.bootstrap import open_local_queue  # noqa: PLC0415 -- slow
-
     with warnings_on_stderr():
         taskdef = build_taskdef(definition)
-    with closing(open_local_queue(config)) as queue:
+    with opened_local_queue(config) as queue:
         queue.register_taskdef(taskdef)
         submitted = queue.submit(
             definition.name, task_input, domain=config.task(definition.name).domain
         )
     return submitted.task_id, submitted.workflow_id
-
-
-def _bad(option: str, message: str) -> typer.BadParameter:
-    return typer.BadParameter(message, param_hint=option)

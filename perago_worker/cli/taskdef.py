@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from perago_worker.cli.drift import Change, changes
-from perago_worker.cli.exits import Exit
+from perago_worker.cli.exits import Exit, UsageError
 from perago_worker.cli.options import (
     ConfigOption,
     find_tasks,
@@ -30,7 +30,7 @@ taskdef_app = typer.Typer(
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[NAME]...", help="Tasks; all unless given.", show_default=False),
+    typer.Argument(help="Tasks; all unless given.", show_default=False),
 ]
 
 
@@ -102,9 +102,7 @@ def register(
 
 def _confirm(count: int) -> None:
     if not sys.stdin.isatty():
-        raise typer.BadParameter(
-            "nobody can be asked here; give --yes to register without asking", param_hint="--yes"
-        )
+        raise UsageError("there is nobody to ask here; give --yes to register without asking")
     if not typer.confirm(f"Register {count} task definition{'s' if count > 1 else ''}?"):
         typer.echo("Nothing was changed.", err=True)
         raise typer.Exit(Exit.UNEXPECTED)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Sequence
-from contextlib import closing
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perago_worker.cli.exits import Exit
-from perago_worker.cli.options import ConfigOption, embedded_only, open_config
+from perago_worker.cli.options import ConfigOption, embedded_only, open_config, opened_local_queue
 from perago_worker.config import LocalStoreSettings, WorkerConfig
+from perago_worker.telemetry.summary import SHORT_ID, SHORT_REF
 from perago_worker.telemetry.text import aligned, visible
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 USE_CONDUCTOR = "with Conductor, look at the workflow in its UI (or GET /api/workflow/ID)"
 ALL = 1_000_000_000
-SHORT_REF = 12
 HEADINGS = ("SCHEDULED", "TASK", "TASK ID", "TRY", "STATUS", "SECONDS", "OUTPUT REF", "REASON")
 
 
@@ -48,9 +48,8 @@ def tasks(
     """
     loaded = open_config(ctx, config)
     embedded_only(loaded, "queue", instead=USE_CONDUCTOR)
-    from perago_worker.bootstrap import open_local_queue  # noqa: PLC0415 -- slow
 
-    with closing(open_local_queue(loaded)) as queue:
+    with opened_local_queue(loaded) as queue:
         records = queue.tasks(limit=limit if log is None else ALL)
     if log is not None:
         records = [_the_one(records, log)]
@@ -85,11 +84,23 @@ def _show_table(config: WorkerConfig, records: Sequence[TaskRecord]) -> None:
         typer.echo("The queue is empty. Put a task in with: perago-worker submit --help")
         return
     rows = [tuple(map(visible, _cells(record))) for record in records]
-    typer.echo(aligned([HEADINGS, *rows]), nl=False)
+    if sys.stdout.isatty():
+        _print_for_people(rows)
+    else:
+        typer.echo(aligned([HEADINGS, *rows]), nl=False)
     if hints := _git_hints(config, records):
         typer.echo("\nWhat was published:")
         for hint in hints:
             typer.echo(f"  {hint}")
+
+
+def _print_for_people(rows: Sequence[tuple[str, ...]]) -> None:
+    """Print lines short enough for a terminal, and below them why tasks failed."""
+    short = [(*row[:2], row[2][:SHORT_ID], *row[3:6], row[6][:SHORT_REF]) for row in rows]
+    typer.echo(aligned([HEADINGS[:-1], *short]))
+    for row in rows:
+        if row[-1] != "-":
+            typer.echo(f"{row[2][:SHORT_ID]}  {row[-1]}")
 
 
 def _cells(record: TaskRecord) -> tuple[str, ...]:
@@ -101,7 +112,7 @@ def _cells(record: TaskRecord) -> tuple[str, ...]:
         str(record.retry_count),
         record.status,
         _seconds(record),
-        (_published(record) or ("", "", "-"))[2][:SHORT_REF],
+        (_published(record) or ("", "", "-"))[2],
         record.reason or "-",
     )
 

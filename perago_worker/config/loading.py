@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,6 +71,14 @@ def check_task_names(config: WorkerConfig, names: Iterable[str]) -> None:
 def _order(problem: ConfigProblem) -> tuple[str, int]:
     name, _, line = problem.where.rpartition(":")
     return (name, int(line)) if line.isdigit() else (problem.where, 0)
+
+
+def _without_echoes(errors: list[ErrorDetails]) -> Iterator[ErrorDetails]:
+    """Leave out that a list is too short when that is because an item of it is wrong."""
+    in_lists = {details["loc"][0] for details in errors if len(details["loc"]) > 1}
+    for details in errors:
+        if details["type"] != "too_short" or details["loc"][0] not in in_lists:
+            yield details
 
 
 def _likely_kind(section: str, values: Mapping[str, Any]) -> str:
@@ -186,7 +194,7 @@ class _Loader:
         try:
             section = model.model_validate(values, context=self._context)
         except ValidationError as error:
-            for details in error.errors(include_url=False):
+            for details in _without_echoes(error.errors(include_url=False)):
                 self._report_error(model, values, path, details)
             return None
         self._warn_of_open_secrets(section, path)

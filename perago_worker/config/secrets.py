@@ -28,10 +28,14 @@ def read_secret(path: Path) -> str:
 
 
 def secret_values(config: WorkerConfig) -> frozenset[str]:
-    """Return every secret that `config` names, for keeping them out of logs and reports."""
+    """Return every secret that `config` names, for keeping them out of logs and reports.
+
+    Ids of keys are not among them: they may be plain words, which logs are full of.
+    """
     return frozenset(
         read_secret(file)
         for section in (config.queue, config.store)
         for key, info in type(section).model_fields.items()
-        if is_secret(info) and (file := getattr(section, key)) is not None
+        if is_secret(info) and not key.endswith("_id_file")
+        if (file := getattr(section, key)) is not None
     )

@@ -18,7 +18,6 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from perago_worker.config.schema import (
-    SECTION_NAMES,
     SECTIONS,
     expectation,
     fields_of,
@@ -126,14 +125,18 @@ def _override_names() -> dict[str, tuple[str, str]]:
 
 
 def _unknown_message(variable: str, names: Mapping[str, tuple[str, str]]) -> str:
-    section = variable.removeprefix(PREFIX).partition("__")[0].lower()
+    section, _, key = variable.removeprefix(PREFIX).lower().partition("__")
     if section == "tasks":
         return "stands for no key; settings of single tasks are given in the file only"
-    if match := nearest(variable, names, cutoff=0.75):
-        return f"stands for no key; did you mean {match}?"
-    if section in SECTIONS:
-        return f"stands for no key; [{section}] has {', '.join(fields_of(section))}"
-    return f"stands for no key; the sections are {', '.join(SECTION_NAMES)}"
+    if section not in SECTIONS:
+        match = nearest(variable, names, cutoff=0.75)
+        hint = f"did you mean {match}?" if match else f"the sections are {', '.join(SECTIONS)}"
+        return f"stands for no key; {hint}"
+    meant = [f"{section}__{match}"] if (match := nearest(key, fields_of(section))) else []
+    meant += [f"{other}__{key}" for other in SECTIONS if key in fields_of(other)]
+    if meant:
+        return f"stands for no key; did you mean {PREFIX}{meant[0].upper()}?"
+    return f"stands for no key; [{section}] has {', '.join(fields_of(section))}"
 
 
 def _meant_with_one_underscore(variable: str, names: Mapping[str, tuple[str, str]]) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 from perago_worker.errors import TaskDefinitionError
 
@@ -116,10 +116,10 @@ class PublishBudget(BaseModel):
 
     observed_merge_p99_seconds: NonNegativeInt
     safety_margin_seconds: NonNegativeInt
-    lakefs_merge_timeout_seconds: PositiveInt
-    conductor_completion_timeout_seconds: PositiveInt
-    worker_shutdown_grace_seconds: PositiveInt
-    heartbeat_interval_seconds: PositiveInt
+    lakefs_merge_timeout_seconds: int = Field(ge=1)
+    conductor_completion_timeout_seconds: int = Field(ge=1)
+    worker_shutdown_grace_seconds: int = Field(ge=1)
+    heartbeat_interval_seconds: int = Field(ge=1)
 
     @model_validator(mode="after")
     def _check_merge_timeout_covers_observation(self) -> PublishBudget:

@@ -124,9 +124,12 @@ class Supervisor:
         removed = self._directories.remove_dead()
         self._endpoint.start()
         for service in self._services:
-            service.start()
-        left = f"removed the directories of {len(removed)} dead workers" if removed else ""
+            if service not in self._pollers:
+                service.start()
+        left = f"removed what {len(removed)} dead workers left behind" if removed else ""
         self._enter("running", left)
+        for poller in self._pollers:
+            poller.start()
 
     def _enter(self, state: State, detail: str = "") -> None:
         self.state = state

@@ -49,7 +49,7 @@ class EventLog:
             case PollFinished():
                 self._poll_finished(event)
             case AttemptStarted(lease):
-                self._log.info("attempt.started", **identity(lease), delivery=lease.poll_count)
+                self._log.info("attempt.started", **identity(lease))
             case StepFinished():
                 self._step_finished(event)
             case AttemptFinished():

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 
+import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
@@ -45,7 +46,7 @@ class TelemetryServer:
     """Serves `/metrics`, `/livez` and `/readyz` from threads of its own.
 
     Args:
-        listen: `host:port`; port 0 is any free one.
+        listen: `host:port`; port 0 is any free one, an empty string turns the server off.
         registry: What `/metrics` shows.
         liveness: Why the process should be restarted. Called in a thread of the server.
         readiness: Why it takes no work. Called in a thread of the server.
@@ -65,14 +66,15 @@ class TelemetryServer:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Bind the address and serve it; does nothing when it serves already.
+        """Bind the address and serve it; does nothing when it serves already, or is turned off.
 
         Raises:
             ConfigError: The address cannot be bound.
         """
-        if self._server is not None:
+        address = parse_listen(self._listen)
+        if address is None or self._server is not None:
             return
-        self._server = self._bind()
+        self._server = self._bind(address)
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": STOP_CHECK_S},
@@ -80,6 +82,8 @@ class TelemetryServer:
             daemon=True,
         )
         self._thread.start()
+        host, port = self._server.server_address[:2]
+        structlog.get_logger(__name__).info("http.listening", address=f"{host!s}:{port}")
 
     def stop(self) -> None:
         """Stop serving and free the address. Safe twice, and before `start`."""
@@ -99,10 +103,7 @@ class TelemetryServer:
         host, port = self._server.server_address[:2]
         return str(host), int(port)
 
-    def _bind(self) -> _Server:
-        address = parse_listen(self._listen)
-        if address is None:
-            raise ValueError("there is no address to listen on")
+    def _bind(self, address: tuple[str, int]) -> _Server:
         try:
             return _Server(address, self._routes)
         except OSError as error:

@@ -24,6 +24,8 @@ __all__ = ["configure_logging", "EventLog"]
 NOISY_LIBRARIES = ("httpx", "httpcore", "urllib3", "conductor", "lakefs_sdk", "asyncio")
 """Loggers that tell of every request at INFO; nothing below WARNING is taken from them."""
 
+_FIRST = ("timestamp", "level", "event")
+
 
 def configure_logging(
     format: Literal["auto", "console", "json"],  # noqa: A002 -- as in the configuration
@@ -97,7 +99,7 @@ def _shared_processors() -> list[Processor]:
 
 
 def _json_processors() -> list[Processor]:
-    return [structlog.processors.JSONRenderer()]
+    return [_lead_with_the_event, structlog.processors.JSONRenderer()]
 
 
 def _console_processors(*, colours: bool) -> list[Processor]:
@@ -109,6 +111,11 @@ def _console_processors(*, colours: bool) -> list[Processor]:
             sort_keys=False,
         ),
     ]
+
+
+def _lead_with_the_event(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Order a line for those who read it raw."""
+    return {key: event[key] for key in _FIRST if key in event} | dict(event)
 
 
 def _redact_with(redactor: Redactor) -> Processor:

@@ -87,7 +87,7 @@ class Metrics:
     Args:
         registry: Where the metrics are registered; each instance needs its own.
         slots: How many attempts each task type may have at once.
-        steps: Names of the steps of an attempt.
+        steps: Names of the steps of an attempt; others are not timed.
         codes: Every code an outcome can have.
         services: Names of the long-lived parts of the worker.
         wall_clock: Seconds since the epoch.
@@ -122,9 +122,8 @@ class Metrics:
                 self._poll_finished(event)
             case AttemptStarted(lease):
                 self._slots_busy.labels(lease.task_type).inc()
-            case StepFinished(lease, step, seconds):
-                known = step if step in self._steps else OTHER
-                self._phases.labels(lease.task_type, known).observe(seconds)
+            case StepFinished(lease, step, seconds) if step in self._steps:
+                self._phases.labels(lease.task_type, step).observe(seconds)
             case AttemptFinished(lease, outcome):
                 code = str(outcome.code) if outcome.code in self._codes else OTHER
                 self._slots_busy.labels(lease.task_type).dec()
@@ -239,7 +238,7 @@ class Metrics:
         _touch(self._budget_used, [(task,)])
         _touch(self._polls, ((task, outcome) for outcome in _POLLS))
         _touch(self._attempts, ((task, kind, code) for kind, code in self._endings()))
-        _touch(self._phases, ((task, step) for step in (*sorted(self._steps), OTHER)))
+        _touch(self._phases, ((task, step) for step in sorted(self._steps)))
         _touch(self._publications, ((task, outcome) for outcome in _PUBLICATIONS))
         _touch(self._given_back, ((task, outcome) for outcome in _GIVEN_BACK))
         for counter in (self._bytes, self._objects, self._skipped_bytes):

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TextIO
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +20,10 @@ MAX_ROWS = 1000
 """Attempts that are kept; the totals count those before them too."""
 
 HEADINGS = ("TASK", "TASK ID", "STATUS", "SECONDS", "OUTPUT REF", "REASON")
+
+SHORT_ID = 8
+SHORT_REF = 12
+"""Characters of ids and commits that people see on a terminal; elsewhere they are whole."""
 
 _STATUSES = {
     "completed": "COMPLETED",
@@ -68,7 +73,7 @@ class RunSummary:
             stream.write("No task was waiting.\n")
             return
         if stream.isatty():
-            Console(file=stream).print(_table(rows))
+            _print_for_people(Console(file=stream), rows)
         else:
             stream.write(aligned([HEADINGS, *(row.cells for row in rows)]))
         earlier = sum(totals.values()) - len(rows)
@@ -83,11 +88,19 @@ def _status(outcome: Outcome, *, reported: bool) -> str:
     return status if reported else f"{status} (not reported)"
 
 
-def _table(rows: list[_Row]) -> Table:
-    table = Table(*HEADINGS)
+def _print_for_people(console: Console, rows: list[_Row]) -> None:
+    """Print a table that fits a terminal, and below it why attempts did not complete."""
+    table = Table(*HEADINGS[:-1], box=SIMPLE_HEAD, pad_edge=False)
     for row in rows:
-        style = _STYLES.get(row.kind, "yellow")
-        cells = [Text(cell, overflow="fold") for cell in row.cells]
-        cells[2].stylize(style)
-        table.add_row(*cells)
-    return table
+        task, task_id, status, seconds, ref, _ = row.cells
+        table.add_row(
+            Text(task, no_wrap=True),
+            Text(task_id[:SHORT_ID], no_wrap=True),
+            Text(status, style=_STYLES.get(row.kind, "yellow"), no_wrap=True),
+            Text(seconds, no_wrap=True),
+            Text(ref[:SHORT_REF], no_wrap=True),
+        )
+    console.print(table)
+    for row in rows:
+        if row.cells[-1] != "-":
+            console.print(Text(f"{row.cells[1][:SHORT_ID]}  {row.cells[-1]}"), soft_wrap=True)

@@ -16,10 +16,10 @@ QUEUES = ["local", pytest.param("conductor", marks=pytest.mark.servers)]
 def _harness(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> QueueHarness:
     # Imported here, so that the suite over one adapter does not load the other one.
     if kind == "local":
-        from tests.contract.queue_harness import LocalHarness  # noqa: PLC0415
+        from tests.contract.queue_harness import LocalHarness
 
         return LocalHarness(tmp_path / "queue.db")
-    from tests.contract.conductor_harness import ConductorHarness  # noqa: PLC0415
+    from tests.contract.conductor_harness import ConductorHarness
 
     return ConductorHarness(request.getfixturevalue("conductor_url"))
 

@@ -51,7 +51,7 @@ def harness(
             yield local
         return
     # Imported here, so that the suite over one adapter does not load the other one.
-    from tests.contract.lakefs_harness import open_harness  # noqa: PLC0415
+    from tests.contract.lakefs_harness import open_harness
 
     with open_harness(request.getfixturevalue("lakefs")) as lakefs:
         yield lakefs

@@ -222,7 +222,12 @@ class TestReport:
             mapping.report(lease, Outcome(kind=kind, code="x"), time_ms=0)
 
     def test_keeps_output_as_it_is(self, lease: Lease) -> None:
-        output = {"text": "größer 🚀\n\x00", "none": None, "list": [1, 2.5, {}], "deep": {"a": []}}
+        output: dict[str, Any] = {
+            "text": "größer 🚀\n\x00",
+            "none": None,
+            "list": [1, 2.5, {}],
+            "deep": {"a": []},
+        }
         assert sent(lease, completed(output))["outputData"] == output
 
     def test_keeps_an_empty_output(self, lease: Lease) -> None:

@@ -178,7 +178,7 @@ def silence() -> Iterator[Act]:
 
     def act(request: Request, out: socket.socket) -> None:
         request.read_body()
-        over.wait(60)
+        over.wait()
         raise HangupError
 
     yield act
@@ -490,6 +490,26 @@ def test_a_listing_that_does_not_get_on_is_ended(serve: Any, store_over: Any) ->
     assert len(server.requests) == 2
 
 
+def test_a_history_longer_than_a_page_goes_on_where_the_page_ended(
+    serve: Any, store_over: Any
+) -> None:
+    def page(numbers: range) -> Act:
+        commits = [COMMIT_JSON | {"id": f"{number:064x}"} for number in numbers]
+        pagination = {
+            "has_more": False,
+            "next_offset": "",
+            "results": len(commits),
+            "max_per_page": 1000,
+        }
+        return answer(200, {"pagination": pagination, "results": commits})
+
+    server = serve(page(range(1000)), page(range(1000, 1003)))
+    history = store_over(server.endpoint).history("data", "main", limit=1500)
+    assert [commit.id for commit in history] == [f"{number:064x}" for number in range(1003)]
+    assert len(server.requests) == 2
+    assert f"after={999:064x}&amount=500&" in server.targets[1]
+
+
 # --- uploads --------------------------------------------------------------------------------------
 
 stored = answer(201, {"path": "ws/a b", "checksum": "x", "size_bytes": 5})
@@ -537,6 +557,23 @@ def test_a_key_that_is_not_unicode_is_refused_before_it_becomes_another(
     with pytest.raises(StoreRefused, match="UTF-8"):
         stage.delete(["ws/a", "ws/\udcff"])
     assert len(server.requests) == 1
+
+
+def test_a_commit_whose_answer_was_lost_is_found_when_it_is_asked_for_again(
+    serve: Any, store_over: Any
+) -> None:
+    made = COMMIT_JSON | {"id": "f" * 64, "parents": [COMMIT]}
+    pagination = {"has_more": False, "next_offset": "", "results": 1, "max_per_page": 1000}
+    server = serve(
+        created,
+        cut_off,
+        answer(400, {"message": "commit: no changes"}),
+        answer(200, {"pagination": pagination, "results": [made]}),
+    )
+    stage = store_over(server.endpoint).stage("data", COMMIT, "perago-1")
+    with pytest.raises(StoreUnavailable):
+        stage.commit("m", {})
+    assert stage.commit("m", {}).id == made["id"]
 
 
 @pytest.mark.parametrize(

@@ -341,7 +341,7 @@ class TestExpiry:
 class TestLongPoll:
     @pytest.fixture
     def pool(self) -> Iterator[ThreadPoolExecutor]:
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(5) as pool:
             yield pool
 
     def test_wakes_when_another_connection_writes(
@@ -361,6 +361,27 @@ class TestLongPoll:
         assert [lease.task_id for lease in poll.result(30)] == [submitted.task_id]
         assert clock.now() == pytest.approx(before + 0.02)
 
+    @pytest.mark.parametrize("first", range(4))
+    def test_wakes_each_of_many_in_any_order(
+        self,
+        open_queue: Callable[[str], LocalQueue],
+        clock: ManualClock,
+        pool: ThreadPoolExecutor,
+        first: int,
+    ) -> None:
+        """One of the polls looks for all; whichever of them ends, another one goes on looking."""
+        queue, other = open_queue("one"), open_queue("two")
+        types = [f"unit.task{number}" for number in range(4)]
+        for task_type in types:
+            queue.register_taskdef({"name": task_type})
+        polls = [pool.submit(queue.poll, task_type, count=1, wait_s=5) for task_type in types]
+        for waiting, number in zip((4, 3, 2, 1), (*range(first, 4), *range(first)), strict=True):
+            clock.until_waiting(waiting)
+            other.submit(types[number], {})
+            clock.advance(0.02)
+            assert [lease.task_type for lease in polls[number].result(30)] == [types[number]]
+        assert clock.now() < 1_001
+
     @pytest.mark.parametrize("event", ["delay", "expiry"])
     def test_wakes_when_a_task_becomes_due(
         self, queue: LocalQueue, clock: ManualClock, pool: ThreadPoolExecutor, event: str
@@ -379,11 +400,11 @@ class TestLongPoll:
     def test_close_ends_the_wait(
         self, queue: LocalQueue, clock: ManualClock, pool: ThreadPoolExecutor
     ) -> None:
-        poll = pool.submit(queue.poll, TASK, count=1, wait_s=5)
-        clock.until_waiting()
+        polls = [pool.submit(queue.poll, TASK, count=1, wait_s=5) for _ in range(3)]
+        clock.until_waiting(3)
         queue.close()
 
-        assert poll.result(30) == []
+        assert [poll.result(30) for poll in polls] == [[], [], []]
         with pytest.raises(QueueUnavailable, match="closed"):
             queue.ping()
 
@@ -724,11 +745,25 @@ class TestManyUsers:
             assert len(workers) > 1
             assert {record.poll_count for record in queue.tasks(limit=1000)} == {1}
 
-    def test_opening_a_new_file_at_once_works(self, path: Path) -> None:
-        processes = [start(_DRAIN, str(path), f"worker-{n}", "1") for n in range(4)]
-        for process in processes:
-            process.communicate(timeout=60)
-        assert [process.returncode for process in processes] == [0] * 4
+    def test_opening_a_new_file_at_once_works(self, tmp_path: Path) -> None:
+        """Each user makes the file a queue unless another one has; no user sees it half-made."""
+        users = 8
+        together = threading.Barrier(users)
+
+        def open_and_use(path: Path, number: int) -> None:
+            together.wait(30)
+            with closing(LocalQueue(path, clock=SystemClock(), worker_id=str(number))) as queue:
+                define(queue)
+                queue.submit(TASK, {})
+
+        with ThreadPoolExecutor(users) as pool:
+            for round_number in range(5):
+                path = tmp_path / f"{round_number}.db"
+                opened = [pool.submit(open_and_use, path, number) for number in range(users)]
+                for future in opened:
+                    future.result(60)
+                with closing(LocalQueue(path, clock=SystemClock(), worker_id="last")) as queue:
+                    assert queue.depth(TASK) == users
 
     def test_a_process_killed_within_a_report_has_reported_wholly_or_not_at_all(
         self, path: Path

@@ -85,20 +85,20 @@ def test_libgit2_moves_a_reference_only_from_where_it_was_looked_up(
 
 
 def test_processes_that_publish_at_once_lose_nothing(store: LocalStore, root: Path) -> None:
-    """Four processes make 25 publications each, on a branch that each of them sees moving."""
+    """Four processes make 15 publications each, on a branch that each of them sees moving."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(4, mp_context=spawn) as pool:
         published = [id_ for ids in pool.map(publish_many, [root] * 4, "abcd") for id_ in ids]
     history = store.history(NAME, "main", limit=1000)
-    assert len(set(published)) == 100
+    assert len(set(published)) == 60
     assert {commit.id for commit in history[:-1]} == set(published)
-    assert len(list(store.list(NAME, history[0].id, ""))) == 100
+    assert len(list(store.list(NAME, history[0].id, ""))) == 60
 
 
 def publish_many(root: Path, worker: str) -> list[str]:
     store = LocalStore(root)
     published: list[str] = []
-    while len(published) < 25:
+    while len(published) < 15:
         head = store.head(NAME, "main")
         source = staged(store, head.id, {f"{worker}/{len(published)}": b"x"}, name=worker)
         try:
@@ -178,12 +178,12 @@ def test_a_process_that_is_killed_at_work_leaves_a_whole_repository(
         "    source = staged(store, head.id, {'key': stage.encode()}, name=stage)\n"
         "    print(publish(store, source, head.id).id, flush=True)\n"
     )
-    for attempt in range(3):
+    for attempt in range(2):
         command = [sys.executable, "-c", program, str(root), str(attempt)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
-            # By pipe, not by time: killed somewhere in the publication after the twentieth.
-            reported = [process.stdout.readline().decode().strip() for _ in range(20)]
+            # By pipe, not by time: killed somewhere in the publication after the tenth.
+            reported = [process.stdout.readline().decode().strip() for _ in range(10)]
             process.send_signal(signal.SIGKILL)
             reported += process.stdout.read().decode().split()
         head = store.head(NAME, "main")
@@ -427,8 +427,7 @@ def test_memory_does_not_grow_with_the_size(
 ) -> None:
     size = 32 * 1024 * 1024
     stage = store.stage(NAME, base.id, "stage")
-    with Path(os.devnull if not compressible else "/dev/zero").open("rb") as zeros:
-        source = zeros if compressible else io.BufferedReader(Noise(size))
+    with Path("/dev/zero").open("rb") if compressible else io.BufferedReader(Noise(size)) as source:
         tracemalloc.start()
         try:
             stage.write("large", source, size)
@@ -519,7 +518,7 @@ def test_a_broken_repository_is_unavailable_and_its_place_not_told(
         lambda: list(store.list(NAME, base.id, "")),
     ]
     for call in calls:
-        with pytest.raises((StoreUnavailable, NotFound)) as caught:
+        with pytest.raises(StoreUnavailable) as caught:
             call()
         assert str(root) not in str(caught.value)
 

@@ -25,6 +25,8 @@ _LIMITS = httpx.Limits(
     max_connections=None, max_keepalive_connections=256, keepalive_expiry=KEEPALIVE_S
 )
 
+_HEADERS = {"Accept": "*/*", "User-Agent": f"perago-worker/{__version__}"}
+
 
 @dataclass(frozen=True)
 class ConductorSettings:
@@ -63,13 +65,12 @@ def open_client(settings: ConductorSettings) -> httpx.Client:
     """
     # It logs each request with its address, at INFO; addresses can hold credentials.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    verify = _trust(settings.ca_file) if settings.ca_file is not None else True
     try:
         return httpx.Client(
             base_url=settings.api_url,
-            verify=verify,
+            verify=_trust(settings),
             limits=_LIMITS,
-            headers={"Accept": "*/*", "User-Agent": f"perago-worker/{__version__}"},
+            headers=_HEADERS,
         )
     except (httpx.InvalidURL, ImportError, ValueError) as problem:
         message = (
@@ -78,9 +79,19 @@ def open_client(settings: ConductorSettings) -> httpx.Client:
         raise ConfigError([ConfigProblem("", "queue.url", message)]) from problem
 
 
-def _trust(ca_file: Path) -> ssl.SSLContext:
+def open_outside_client() -> httpx.Client:
+    """Return a client for addresses elsewhere, for which `ca_file` does not vouch."""
+    return httpx.Client(headers=_HEADERS)
+
+
+def _trust(settings: ConductorSettings) -> ssl.SSLContext | bool:
+    if not settings.url.lower().startswith("https:"):
+        # Reading the usual certificates takes a seventh of a second, and plain HTTP looks at none.
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if settings.ca_file is None:
+        return True
     try:
-        return ssl.create_default_context(cafile=ca_file)
+        return ssl.create_default_context(cafile=settings.ca_file)
     except (OSError, ssl.SSLError) as problem:
-        message = f"holds no certificates that can be read: {problem}"
-        raise ConfigError([ConfigProblem(str(ca_file), "queue.ca_file", message)]) from problem
+        where, message = str(settings.ca_file), f"holds no certificates that can be read: {problem}"
+        raise ConfigError([ConfigProblem(where, "queue.ca_file", message)]) from problem

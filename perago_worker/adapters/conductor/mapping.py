@@ -71,7 +71,7 @@ def read_lease(
             response_timeout_s=record["responseTimeoutSeconds"],
             timeout_s=definition.get("timeoutSeconds") or 0,
             poll_timeout_s=definition.get("pollTimeoutSeconds") or 0,
-            input=record.get("inputData") or {},
+            input={} if record.get("inputData") is None else record["inputData"],
             granted_at=granted_at,
         )
     except KeyError as problem:

@@ -1,4 +1,4 @@
-"""`TaskQueue` over Conductor: one method per call of the port, one request per method.
+"""`TaskQueue` over Conductor: which requests make up each call of the port.
 
 The rules that shape it were found out against a server: an update never says whether it was taken,
 so only `observe` reads; a plain "in progress" update gives the task back, so extensions say that

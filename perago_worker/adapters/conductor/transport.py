@@ -19,7 +19,11 @@ import httpx
 
 from perago_worker.adapters.conductor.answers import Answer, translated
 from perago_worker.adapters.conductor.auth import TokenSource
-from perago_worker.adapters.conductor.client import ConductorSettings, open_client
+from perago_worker.adapters.conductor.client import (
+    ConductorSettings,
+    open_client,
+    open_outside_client,
+)
 from perago_worker.errors import QueueRefused, QueueUnavailable
 from perago_worker.ports import Clock
 
@@ -79,7 +83,11 @@ class Transport:
 
         No token goes there. An answer of more than `limit` bytes is refused.
         """
-        return self._once(Request("GET", url, limit=limit), None).json()
+        request = Request("GET", url, limit=limit)
+        if url.startswith(f"{self._settings.api_url}/"):
+            return self._once(request, None).json()
+        with open_outside_client() as client:
+            return self._once(request, None, client=client).json()
 
     # What the SDK's resource classes call ---------------------------------------------------------
 
@@ -128,7 +136,9 @@ class Transport:
 
     # ----------------------------------------------------------------------------------------------
 
-    def _once(self, request: Request, token: str | None) -> Answer:
+    def _once(
+        self, request: Request, token: str | None, *, client: httpx.Client | None = None
+    ) -> Answer:
         call = f"{request.method} {request.path.partition('?')[0]}"
         connect_s = self._settings.connect_timeout_s
         answer_s = self._settings.request_timeout_s
@@ -136,7 +146,7 @@ class Transport:
             answer_s = request.timeout_s
         with translated(call):
             deadline = self._clock.now() + connect_s + answer_s
-            with self._client.stream(
+            with (client or self._client).stream(
                 request.method,
                 request.path,
                 params=list(request.params) or None,

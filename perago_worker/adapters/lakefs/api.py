@@ -22,12 +22,16 @@ from lakefs_sdk.models.merge import Merge
 from lakefs_sdk.models.object_error import ObjectError
 from lakefs_sdk.models.path_list import PathList
 
-from perago_worker.adapters.lakefs.mapping import Entry, EntryPage, NoAnswer, ToError, one_line
+from perago_worker.adapters.lakefs.mapping import (
+    PAGE,
+    Entry,
+    EntryPage,
+    NoAnswer,
+    ToError,
+    one_line,
+)
 from perago_worker.adapters.lakefs.settings import LakeFSSettings
 from perago_worker.adapters.lakefs.transport import Transport
-
-PAGE = 1000
-"""Most items lakeFS shows or deletes at a time; it refuses to be asked for more with 400."""
 
 
 class Api:

@@ -35,6 +35,9 @@ NO_CHANGES = "no changes"
 DIRTY_BRANCH = "dirty branch"
 """Part of the 400 for a target with uncommitted changes. Source: lakeFS, ErrDirtyBranch."""
 
+PAGE = 1000
+"""Most items lakeFS shows or deletes at a time; it answers 400 when asked for more."""
+
 MAX_DETAIL_CHARS = 300
 MAX_KEY_CHARS = 200
 
@@ -114,7 +117,7 @@ def _cut(text: str, length: int) -> str:
 # --- what a failure means -------------------------------------------------------------------------
 
 
-def store_error(failure: Failure, *, doing: str, missing: Callable[[], StoreError]) -> StoreError:  # noqa: PLR0911 -- a table
+def store_error(failure: Failure, *, doing: str, missing: Callable[[], StoreError]) -> StoreError:
     """Tell what a failed call means, for every call but a merge.
 
     `doing` says what was tried, for the message. `missing` finds out what does not exist and is
@@ -146,7 +149,7 @@ def commit_error(
     return store_error(failure, doing=doing, missing=missing)
 
 
-def publish_error(  # noqa: PLR0911 -- a table
+def publish_error(
     failure: Failure,
     *,
     branch: str,

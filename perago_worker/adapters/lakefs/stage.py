@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
 from perago_worker.adapters.lakefs.mapping import (
+    PAGE,
     Answered,
     ToError,
     commit_error,
@@ -23,9 +24,6 @@ if TYPE_CHECKING:  # loading the SDK takes a second; see `LakeFSStore`
     from lakefs_sdk.models.commit import Commit
 
     from perago_worker.adapters.lakefs.api import Api
-
-DELETE_BATCH = 1000
-"""Most keys lakeFS takes in one deletion; it refuses more with 400."""
 
 
 class LakeFSStage:
@@ -59,8 +57,8 @@ class LakeFSStage:
         """Remove objects, 1,000 to a call."""
         for key in keys:
             _require_utf8(key)
-        for start in range(0, len(keys), DELETE_BATCH):
-            batch = list(keys[start : start + DELETE_BATCH])
+        for start in range(0, len(keys), PAGE):
+            batch = list(keys[start : start + PAGE])
             into = self._into(f"deleting {len(batch)} objects")
             for error in self._api.delete(self._repository, self._name, batch, into=into):
                 failure = Answered(error.status_code, one_line(error.message))
@@ -81,7 +79,7 @@ class LakeFSStage:
         except NothingToCommit:
             # Nothing since the last commit, which is ours when the answer to it was lost.
             commit = self._head()
-            if commit.id == self._base:
+            if commit.id.startswith(self._base):
                 raise
         return commit_info(commit)
 

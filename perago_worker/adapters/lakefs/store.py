@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
 from perago_worker.adapters.lakefs.mapping import (
+    PAGE,
     Answered,
     Failure,
     ToError,
@@ -36,9 +37,6 @@ from perago_worker.ports import Digest, Stage
 
 if TYPE_CHECKING:  # loading the SDK takes a second; see `LakeFSStore`
     from perago_worker.adapters.lakefs.api import Api
-
-LOG_PAGE = 1000
-"""Most commits lakeFS shows at a time; it refuses to be asked for more with 400."""
 
 STAGE_PREFIX = "perago-"
 """What the names of our stages begin with."""
@@ -96,7 +94,7 @@ class LakeFSStore:
         # With `@` a name is a branch's and nothing else; tags and commit ids are refused.
         ref = f"{branch}@"
         commits: list[CommitInfo] = []
-        while (wanted := min(limit - len(commits), LOG_PAGE)) > 0:
+        while (wanted := min(limit - len(commits), PAGE)) > 0:
             after = commits[-1].id if commits else None
             page = self._api.log(_checked(repository), ref, after=after, amount=wanted, into=into)
             found = [commit_info(commit) for commit in page]
@@ -171,7 +169,7 @@ class LakeFSStore:
         """Return the names of the hidden branches that are named as our stages are."""
         # The server does not say which branches are hidden, only shows them or not. Hidden ones
         # first: a branch that appears between the two calls must not be taken for a stage.
-        named, shown = (
+        named, visible = (
             list(
                 self._api.branches(
                     _checked(repository),
@@ -182,7 +180,7 @@ class LakeFSStore:
             )
             for show_hidden in (True, False)
         )
-        return [name for name in named if name not in set(shown)]
+        return [name for name in named if name not in set(visible)]
 
     # --- publishing -------------------------------------------------------------------------------
 
@@ -266,7 +264,7 @@ class LakeFSStore:
         # The lock covers the loading too: other callers can do nothing before it is done.
         with self._connecting:
             if self._connected is None:
-                from perago_worker.adapters.lakefs.api import Api  # noqa: PLC0415 -- see the class
+                from perago_worker.adapters.lakefs.api import Api
 
                 self._connected = Api(self._settings)
             return self._connected

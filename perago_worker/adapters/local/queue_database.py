@@ -141,8 +141,8 @@ def _wait_for_others(db: sqlite3.Connection, seconds: float) -> None:
 
 @contextmanager
 def _alone_in_folder(path: Path) -> Iterator[None]:
-    # Two processes that switch a new file to WAL at once get "locked" in spite of the busy timeout,
-    # so the first use of a file is serialised by a lock on its folder.
+    # Looking at a new file and making it a queue is not one transaction, and switching to WAL heeds
+    # no busy timeout. So users of a file open it one after another, by a lock on its folder.
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

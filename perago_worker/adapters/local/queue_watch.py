@@ -31,6 +31,7 @@ class Watch:
         self._clock = clock
         self._closed = closed
         self._looking = threading.Lock()
+        self._lock = threading.Lock()
         self._change = threading.Event()
 
     def glimpse(self, db: sqlite3.Connection) -> Glimpse:
@@ -66,7 +67,8 @@ class Watch:
 
     def wake(self) -> None:
         """Let every poll look for tasks again."""
-        change, self._change = self._change, threading.Event()
+        with self._lock:
+            change, self._change = self._change, threading.Event()
         change.set()
 
     def _left_s(self, event_ms: float, deadline: float) -> float:

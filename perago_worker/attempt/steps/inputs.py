@@ -22,8 +22,6 @@ def receive(attempt: Attempt) -> None:
     raw = attempt.lease.input
     if attempt.definition.has_workspace:
         attempt.input = _read_workspace(raw)
-        if "refType" in raw["workspace"]:
-            attempt.ref_type_spelling = "refType"
     attempt.params = _read_params(raw, attempt)
     attempt.params_digest = _digest(attempt.params)
     attempt.directory = attempt.leaving.enter_context(attempt.tools.directories.attempt())

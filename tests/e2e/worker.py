@@ -1,0 +1,183 @@
+"""The installed command as a process: what an operator starts, reads and signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+REPOSITORY_ROOT = Path(__file__).parents[2]
+DEADLINE_S = 60.0
+
+LOCAL_CONFIG = """
+[worker]
+modules = ["tests.tasks.probe"]
+python_path = ["{root}"]
+drain_timeout = "{drain_timeout}"
+kill_grace = "1s"
+[queue]
+kind = "local"
+[store]
+kind = "local"
+[http]
+listen = "127.0.0.1:0"
+[logging]
+format = "json"
+level = "debug"
+[publish]
+heartbeat_interval = "1s"
+"""
+
+
+def write_local_config(folder: Path, *, drain_timeout: str = "30s", extra: str = "") -> Path:
+    """Write a configuration over the embedded pair, with what it keeps in `folder`."""
+    config = folder / "worker.toml"
+    config.write_text(
+        LOCAL_CONFIG.format(root=REPOSITORY_ROOT, drain_timeout=drain_timeout) + extra
+    )
+    return config
+
+
+def run_command(
+    config: Path, *arguments: str, env: Mapping[str, str] | None = None, timeout_s: float = DEADLINE_S
+) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        command(config, *arguments),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env={**os.environ, **(env or {})},
+        check=False,
+    )
+
+
+def command(config: Path, *arguments: str) -> list[str]:
+    """Return the command line of the installed entry point."""
+    return [sys.executable, "-m", "perago_worker", "--config", str(config), *arguments]
+
+
+class Worker:
+    """A running worker and the events it has logged so far."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self.events: list[dict[str, Any]] = []
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._changed:
+                self.lines.append(line)
+                if line.startswith("{"):
+                    self.events.append(json.loads(line))
+                self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
+
+    def wait_event(self, name: str, count: int = 1, **fields: Any) -> dict[str, Any]:
+        """Wait for the nth event of a name with these fields."""
+
+        def found() -> dict[str, Any] | None:
+            matching = self.all_events(name, **fields)
+            return matching[count - 1] if len(matching) >= count else None
+
+        return self.wait_for(found, f"event {name} {fields}")
+
+    def wait_for(
+        self, probe: Callable[[], Any], what: str, *, timeout_s: float = DEADLINE_S
+    ) -> Any:
+        """Wait until `probe` returns something true, looking again at every line of the log."""
+        give_up_at = time.monotonic() + timeout_s
+        with self._changed:
+            while not (result := probe()):
+                left = give_up_at - time.monotonic()
+                assert left > 0, f"no {what} in {timeout_s} s; log:\n{''.join(self.lines[-60:])}"
+                self._changed.wait(min(left, 0.1))
+        return result
+
+    def all_events(self, name: str, **fields: Any) -> list[dict[str, Any]]:
+        """Return the events of a name with these fields, in order."""
+        return [
+            event
+            for event in list(self.events)
+            if event.get("event") == name and fields.items() <= event.items()
+        ]
+
+    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def wait_exit(self, timeout_s: float = DEADLINE_S) -> int:
+        """Wait for the end and return the exit code; the log is complete then."""
+        code = self.process.wait(timeout_s)
+        self._reader.join(timeout_s)
+        return code
+
+
+@contextmanager
+def started_worker(
+    config: Path, *arguments: str, env: Mapping[str, str] | None = None
+) -> Iterator[Worker]:
+    """Start a worker; kill it at the end of the block if it still runs."""
+    process = subprocess.Popen(
+        command(config, *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **(env or {})},
+    )
+    try:
+        yield Worker(process)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def submit(config: Path, task: str, params: Mapping[str, Any], *arguments: str) -> str:
+    """Queue a task on the embedded queue; return its task id."""
+    done = run_command(config, "submit", task, "--params", json.dumps(params), *arguments)
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"task ([0-9a-f-]{36})", done.stdout)
+    assert found is not None, done.stdout
+    return found[1]
+
+
+def recorded_tasks(config: Path) -> list[dict[str, Any]]:
+    """Return what the embedded queue knows of its tasks."""
+    done = run_command(config, "tasks", "--json")
+    assert done.returncode == 0, done.stderr
+    records: list[dict[str, Any]] = json.loads(done.stdout)
+    return records
+
+
+def fetch(url: str) -> tuple[int, str]:
+    """GET a page; return status and body, also for error statuses."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def child_pids(pid: int) -> list[int]:
+    """Return the processes whose parent is `pid`."""
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in path.read_text().split()] if path.exists() else []

@@ -1,0 +1,318 @@
+"""Metrics: every series from the start, closed labels, and each event counted where it belongs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, get_args
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.exposition import generate_latest
+
+from perago_worker._version import __version__
+from perago_worker.attempt.codes import Code
+from perago_worker.attempt.pipeline import STEP_NAMES
+from perago_worker.events import (
+    AttemptFinished,
+    AttemptStarted,
+    BodyOutput,
+    ChildStarted,
+    Event,
+    GivenBack,
+    HeartbeatSent,
+    PollFinished,
+    Published,
+    ServiceFailed,
+    StateChanged,
+    StepFinished,
+    Transferred,
+)
+from perago_worker.models import Lease, Outcome
+from perago_worker.models.outcome import OutcomeKind
+from perago_worker.telemetry.metrics import PHASE_BUCKETS_S, Metrics
+
+SLOTS = {"a": 2, "b": 1}
+
+
+def lease(task_type: str = "a") -> Lease:
+    return Lease(
+        task_type=task_type,
+        workflow_id="w",
+        task_id="t",
+        reference_name="r",
+        retry_count=0,
+        poll_count=1,
+        worker_id="x",
+        start_time_ms=1,
+        scheduled_time_ms=1,
+        response_timeout_s=60,
+        input={},
+        granted_at=0.0,
+    )
+
+
+class Observed:
+    """Metrics on a registry of their own."""
+
+    def __init__(self, slots: dict[str, int] | None = None) -> None:
+        self.registry = CollectorRegistry()
+        self.metrics = Metrics(
+            self.registry,
+            slots=SLOTS if slots is None else slots,
+            steps=STEP_NAMES,
+            services=("heartbeats",),
+            wall_clock=lambda: 1_700_000_000.0,
+        )
+
+    def see(self, *events: Event) -> None:
+        for event in events:
+            self.metrics.on_event(event)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(f"perago_worker_{name}", labels)
+
+    def series(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for metric in self.registry.collect()
+            for sample in metric.samples
+            if sample.name.startswith("perago_worker_")
+        }
+
+
+@pytest.fixture
+def observed() -> Observed:
+    return Observed()
+
+
+ENDINGS: list[tuple[OutcomeKind, Code]] = [
+    ("completed", Code.PUBLISHED),
+    ("completed", Code.NO_OP),
+    ("completed", Code.READ_ONLY),
+    ("completed", Code.NO_WORKSPACE),
+    ("terminal", Code.HEAD_MOVED),
+    ("failed", Code.CHILD_DIED),
+    ("failed", Code.WORKER_ERROR),
+    ("superseded", Code.SUPERSEDED),
+    ("cancelled", Code.CANCELLED),
+    ("released", Code.DRAINED),
+]
+
+EVERY_EVENT: list[Event] = [
+    *(PollFinished("a", outcome) for outcome in ("tasks", "empty", "error")),
+    AttemptStarted(lease()),
+    *(StepFinished(lease(), step, 1.0) for step in (*STEP_NAMES, "unheard-of")),
+    *(AttemptFinished(lease(), Outcome(kind=kind, code=code), 1.0, True) for kind, code in ENDINGS),
+    *(
+        AttemptFinished(lease(), Outcome(kind=kind, code="unheard-of"), 1.0, True)
+        for kind in get_args(OutcomeKind)
+    ),
+    BodyOutput(lease(), "stdout", "x"),
+    *(Transferred(lease(), direction, 1, 1, 1.0, 1) for direction in ("download", "upload")),
+    *(HeartbeatSent(lease(), outcome, 0.1) for outcome in ("held", "lost", "error")),
+    *(
+        Published(lease(), outcome, "c", 0.5)
+        for outcome in ("merged", "refused", "lost_race", "failed")
+    ),
+    GivenBack(lease(), "x"),
+    GivenBack(lease(), "x", "error"),
+    *(
+        ChildStarted("a", 1, cause)
+        for cause in ("start", "recycled", "ended", "stopped", "unheard-of")
+    ),
+    ServiceFailed("heartbeats", "x", 1.0),
+    *(StateChanged(state) for state in ("starting", "running", "draining", "stopped")),
+]
+
+
+def test_no_event_makes_a_series_that_was_not_there_from_the_start(observed: Observed) -> None:
+    at_start = set(observed.series())
+
+    observed.see(*EVERY_EVENT)
+
+    assert set(observed.series()) == at_start
+
+
+def test_everything_is_zero_at_the_start_but_what_describes_the_worker(observed: Observed) -> None:
+    not_zero = {name for (name, _), value in observed.series().items() if value}
+
+    assert not_zero == {"perago_worker_build_info", "perago_worker_state", "perago_worker_slots"}
+
+
+def test_series_of_one_task_stay_below_300() -> None:
+    more = len(Observed({"a": 1, "b": 1}).series()) - len(Observed({"a": 1}).series())
+
+    assert 0 < more < 300
+
+
+def test_labels_are_closed_sets_without_ids(observed: Observed) -> None:
+    observed.see(*EVERY_EVENT)
+    labels = {label for _, labels in observed.series() for label, _ in labels}
+
+    assert labels == {
+        *("task", "outcome", "reason", "phase", "direction", "state", "cause", "service"),
+        *("le", "version", "python"),
+    }
+
+
+def test_every_code_has_a_series_with_one_outcome(observed: Observed) -> None:
+    series = [
+        dict(labels)
+        for name, labels in observed.series()
+        if name == "perago_worker_attempts_total" and ("task", "a") in labels
+    ]
+    codes = [labels["reason"] for labels in series if labels["reason"] != "other"]
+
+    assert sorted(codes) == sorted(Code)
+    assert {labels["outcome"] for labels in series} == set(get_args(OutcomeKind))
+
+
+def test_the_worker_describes_itself(observed: Observed) -> None:
+    infos = [dict(labels) for name, labels in observed.series() if name.endswith("build_info")]
+
+    assert [info["version"] for info in infos] == [__version__]
+    assert observed.value("state", state="starting") == 1
+    assert observed.value("slots", task="a") == 2
+    assert observed.value("slots", task="b") == 1
+
+
+def test_the_state_is_one_of_its_values(observed: Observed) -> None:
+    observed.see(StateChanged("running"), StateChanged("draining"))
+
+    states = {
+        dict(labels)["state"]: value
+        for (name, labels), value in observed.series().items()
+        if name == "perago_worker_state"
+    }
+    assert states == {"starting": 0, "running": 0, "draining": 1, "stopped": 0}
+
+
+def test_polls_are_counted_and_the_last_good_one_is_dated(observed: Observed) -> None:
+    observed.see(PollFinished("a", "error"))
+    assert observed.value("last_successful_poll_timestamp_seconds", task="a") == 0
+
+    observed.see(PollFinished("a", "empty"), PollFinished("a", "tasks", count=2))
+
+    assert observed.value("last_successful_poll_timestamp_seconds", task="a") == 1_700_000_000
+    assert observed.value("last_successful_poll_timestamp_seconds", task="b") == 0
+    for outcome in ("error", "empty", "tasks"):
+        assert observed.value("polls_total", task="a", outcome=outcome) == 1
+
+
+def test_slots_are_busy_from_start_to_finish(observed: Observed) -> None:
+    observed.see(AttemptStarted(lease()), AttemptStarted(lease()), AttemptStarted(lease("b")))
+    assert observed.value("slots_busy", task="a") == 2
+    assert observed.value("slots_busy", task="b") == 1
+
+    observed.see(AttemptFinished(lease(), Outcome(kind="completed", code="published"), 1.0, True))
+
+    assert observed.value("slots_busy", task="a") == 1
+    assert observed.value("attempts_total", task="a", outcome="completed", reason="published") == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "bucket"), [(0.04, "0.05"), (3.0, "5.0"), (20_000.0, "21600.0")]
+)
+def test_steps_are_timed_up_to_six_hours(seconds: float, bucket: str, observed: Observed) -> None:
+    observed.see(StepFinished(lease(), "body", seconds))
+
+    def count(le: str) -> Any:
+        return observed.value("phase_duration_seconds_bucket", task="a", phase="body", le=le)
+
+    smaller = [str(float(limit)) for limit in PHASE_BUCKETS_S if limit < float(bucket)]
+    assert count(bucket) == 1
+    assert not smaller or count(smaller[-1]) == 0
+    assert observed.value("phase_duration_seconds_sum", task="a", phase="body") == seconds
+
+
+def test_there_are_17_buckets_from_50_ms_to_6_hours() -> None:
+    assert len(PHASE_BUCKETS_S) == 17
+    assert (PHASE_BUCKETS_S[0], PHASE_BUCKETS_S[-1]) == (0.05, 21600)
+
+
+def test_unknown_words_are_counted_as_other(observed: Observed) -> None:
+    observed.see(
+        AttemptFinished(lease(), Outcome(kind="failed", code="unheard-of"), 1.0, True),
+        ChildStarted("a", 1, "unheard-of"),
+    )
+
+    assert observed.value("attempts_total", task="a", outcome="failed", reason="other") == 1
+    assert observed.value("child_restarts_total", cause="other") == 1
+
+
+def test_transfers_are_counted_by_direction(observed: Observed) -> None:
+    observed.see(
+        Transferred(lease(), "download", 3, 1000, 1.0, skipped_bytes=50),
+        Transferred(lease(), "download", 1, 24, 1.0),
+        Transferred(lease(), "upload", 1, 7, 1.0),
+    )
+
+    down = {"task": "a", "direction": "download"}
+    assert observed.value("transfer_bytes_total", **down) == 1024
+    assert observed.value("transfer_objects_total", **down) == 4
+    assert observed.value("transfer_skipped_bytes_total", **down) == 50
+    assert observed.value("transfer_bytes_total", task="a", direction="upload") == 7
+
+
+def test_heartbeats_are_counted_with_their_delay(observed: Observed) -> None:
+    observed.see(HeartbeatSent(lease(), "held", 0.02), HeartbeatSent(lease(), "lost", 7.0))
+
+    assert observed.value("heartbeats_total", outcome="held") == 1
+    assert observed.value("heartbeats_total", outcome="lost") == 1
+    assert observed.value("heartbeat_delay_seconds_sum") == pytest.approx(7.02)
+    assert observed.value("heartbeat_delay_seconds_bucket", le="5.0") == 1
+
+
+def test_publications_are_counted_with_the_budget_they_used(observed: Observed) -> None:
+    observed.see(Published(lease(), "merged", "c", 0.3), Published(lease(), "refused", "", 1.2))
+
+    assert observed.value("publications_total", task="a", outcome="merged") == 1
+    assert observed.value("publications_total", task="a", outcome="refused") == 1
+    assert observed.value("publish_budget_used_ratio_sum", task="a") == pytest.approx(1.5)
+
+
+def test_a_first_child_is_no_restart(observed: Observed) -> None:
+    observed.see(ChildStarted("a", 1, "start"), ChildStarted("a", 2, "ended"))
+
+    restarts = {
+        dict(labels)["cause"]: value
+        for (name, labels), value in observed.series().items()
+        if name == "perago_worker_child_restarts_total"
+    }
+    assert restarts == {"recycled": 0, "ended": 1, "stopped": 0, "other": 0}
+
+
+def test_failures_of_services_and_tasks_given_back_are_counted(observed: Observed) -> None:
+    observed.see(
+        ServiceFailed("heartbeats", "x", None),
+        GivenBack(lease(), "x"),
+        GivenBack(lease(), "x", "e"),
+    )
+
+    assert observed.value("service_failures_total", service="heartbeats") == 1
+    assert observed.value("tasks_given_back_total", task="a", outcome="ok") == 1
+    assert observed.value("tasks_given_back_total", task="a", outcome="error") == 1
+
+
+def test_the_process_is_measured_too(observed: Observed) -> None:
+    assert observed.registry.get_sample_value("process_resident_memory_bytes")
+
+
+def test_times_are_wall_clock_unless_another_clock_is_given() -> None:
+    registry = CollectorRegistry()
+    before = time.time()
+    Metrics(registry, slots={"a": 1}, steps=STEP_NAMES).on_event(PollFinished("a", "empty"))
+
+    last = registry.get_sample_value(
+        "perago_worker_last_successful_poll_timestamp_seconds", {"task": "a"}
+    )
+    assert last is not None
+    assert last >= before
+
+
+def test_names_are_those_of_open_metrics(observed: Observed) -> None:
+    text = generate_latest(observed.registry).decode()  # type: ignore[no-untyped-call]
+
+    assert "_created" not in text
+    assert "# TYPE perago_worker_attempts counter" in text
+    assert text.endswith("# EOF\n")
