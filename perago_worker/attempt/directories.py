@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +89,7 @@ class AttemptDirectories:
         """Remove this process's directory and let go of the claim. Idempotent."""
         if self._lock_fd is None:
             return
-        remove_tree(self._home)
+        _remove_home(self._home)
         os.close(self._lock_fd)
         self._lock_fd = None
 
@@ -105,7 +104,7 @@ def _remove_if_dead(home: Path) -> bool:
     except OSError:
         return False  # its worker lives
     else:
-        remove_tree(home)
+        _remove_home(home)
         return True
     finally:
         os.close(fd)
@@ -116,13 +115,41 @@ def remove_tree(path: Path) -> None:
 
     Follows no symbolic link. Does nothing when the directory does not exist.
     """
-    shutil.rmtree(path, ignore_errors=True)
-    if not path.exists():
-        return
-    path.chmod(stat.S_IRWXU)
-    for folder, names, _ in os.walk(path):
-        for name in names:
-            inner = Path(folder, name)
-            if not inner.is_symlink():
-                inner.chmod(stat.S_IRWXU)
-    shutil.rmtree(path)
+    with suppress(FileNotFoundError):
+        _empty(path)
+        path.rmdir()
+
+
+def _empty(root: Path) -> None:
+    """Remove what a directory holds, however deep it is."""
+    # Neither `shutil.rmtree`, which calls itself for every level, nor long paths, which the kernel
+    # refuses: a body can nest directories deeper than both reach. Directories that hold more than
+    # files are moved up to the root until none is left.
+    root.chmod(stat.S_IRWXU)
+    while folders := _remove_files(root):
+        for folder in folders:
+            for inner in _remove_files(folder):
+                inner.rename(root / uuid.uuid4().hex)
+            folder.rmdir()
+
+
+def _remove_files(folder: Path) -> list[Path]:
+    """Remove what is no directory in a folder; return the directories, ready to be emptied."""
+    folders = []
+    with os.scandir(folder) as entries:
+        for entry in list(entries):
+            path = Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                path.chmod(stat.S_IRWXU)
+                folders.append(path)
+            else:
+                path.unlink()
+    return folders
+
+
+def _remove_home(home: Path) -> None:
+    """Remove a worker's directory, the lock last: what is left half-way is still known as dead."""
+    for base in home.iterdir():
+        if base.is_dir():
+            remove_tree(base)
+    remove_tree(home)

@@ -17,6 +17,7 @@ from perago_worker.attempt.codes import Code
 from perago_worker.attempt.stop import StopCause, StopToken
 from perago_worker.errors import (
     AttemptAbandoned,
+    QueueError,
     QueueRefused,
     QueueUnavailable,
     RetryableAttemptError,
@@ -97,7 +98,9 @@ class LeaseKeeper:
         self._shut_down = shut_down
         self._lease = lease
         self._writing = threading.Lock()
+        self._claim = threading.Lock()
         self._over = False
+        self._lost = False
         self._uncertain = False
         self._lost_code = Code.SUPERSEDED
         self.times = KeeperTimes.of(lease, heartbeat_interval_s=heartbeat_interval_s)
@@ -119,11 +122,22 @@ class LeaseKeeper:
         """Clock reading at which the next heartbeat is due."""
         return self._confirmed_at + self.times.interval
 
-    def adopt(self, newer: Lease) -> None:
-        """Stand for a newer delivery of the same task: it was delivered again while it ran here."""
-        # Without the lock: the poller must not wait for a report that is being tried for minutes.
-        self._lease = newer
-        self._confirmed_at = max(self._confirmed_at, newer.granted_at)
+    def adopt(self, newer: Lease) -> bool:
+        """Stand for a newer delivery of the same task: it was delivered again while it ran here.
+
+        Returns:
+            False when the attempt cannot stand for it, and ends: its own lease was found lost
+            before, or the task is run again on purpose. The delivery is then still to be handled.
+        """
+        # Not the lock for writing: the poller must not wait for a report that takes minutes.
+        with self._claim:
+            if not self._lost and _same_work(self._lease, newer):
+                if newer.token > self._lease.token:
+                    self._lease = newer
+                    self._confirmed_at = max(self._confirmed_at, newer.granted_at)
+                return True
+        self.stop.trip(StopCause.SUPERSEDED, "the task was delivered here anew")
+        return False
 
     def beat(self, *, due: float) -> BeatResult:
         """Read the record, extend the lease if it is held, trip the stop token if it is lost.
@@ -162,25 +176,33 @@ class LeaseKeeper:
             )
 
     def _observe_and_extend(self) -> tuple[Literal["held", "lost", "error"], str]:
-        sent_at = self._clock.now()
+        lease, sent_at = self._lease, self._clock.now()
         try:
-            observation = self._queue.observe(self._lease)
+            observation = self._queue.observe(lease)
         except (QueueUnavailable, QueueRefused) as error:
             return "error", str(error)
         if isinstance(observation, Lost):
+            if not self._lose(lease):
+                return self._observe_and_extend()
             self._over = True
             cause = _stop_cause(observation)
             self._lost_code = Code(cause)
             self.stop.trip(cause, observation.detail)
             return "lost", f"{observation.why}: {observation.detail}"
         try:
-            self._queue.extend(self._lease)
+            self._queue.extend(lease)
         except (QueueUnavailable, QueueRefused) as error:
             # The extension may still land, even after the attempt has reported: see `complete`.
             self._uncertain = True
             return "error", str(error)
         self._confirmed_at = sent_at
         return "held", ""
+
+    def _lose(self, lease: Lease) -> bool:
+        """Take note that `lease` is lost, unless a newer one has been adopted meanwhile."""
+        with self._claim:
+            self._lost = self._lease is lease
+            return self._lost
 
     def complete(self, outcome: Outcome, *, request_timeout_s: float) -> bool:
         """Report the outcome; no heartbeat is sent from here on.
@@ -229,8 +251,8 @@ class LeaseKeeper:
                 if not isinstance(self._queue.observe(self._lease), Held):
                     return
                 self._queue.complete(self._lease, outcome, timeout_s=request_timeout_s)
-            except QueueUnavailable:
-                continue
+            except QueueError:
+                continue  # the report was answered once: a refusal now is no reason for another
 
     def give_back(self, *, after_s: float, why: str) -> bool:
         """Put the task back in the queue; return whether the queue has answered."""
@@ -241,7 +263,9 @@ class LeaseKeeper:
             self._over = True
             for tries, wait_s in enumerate(Backoff(first_s=0.25, cap_s=2.0), start=1):
                 try:
-                    self._queue.give_back(self._lease, after_s=after_s)
+                    if tries == 1 or isinstance(self._queue.observe(self._lease), Held):
+                        # Repeated only while it is ours: it would take it from whoever has it now.
+                        self._queue.give_back(self._lease, after_s=after_s)
                     error = ""
                     break
                 except QueueRefused as refused:
@@ -259,6 +283,15 @@ class LeaseKeeper:
         """Send nothing more for this lease."""
         with self._writing:
             self._over = True
+
+
+def _same_work(one: Lease, other: Lease) -> bool:
+    """Whether two deliveries ask for the same: a rerun starts anew, maybe with another input."""
+    return (one.start_time_ms, one.retry_count, one.input) == (
+        other.start_time_ms,
+        other.retry_count,
+        other.input,
+    )
 
 
 def _stop_cause(lost: Lost) -> StopCause:

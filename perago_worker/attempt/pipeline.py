@@ -157,9 +157,11 @@ def as_attempt_error(error: Exception, unavailable: Code) -> AttemptError:
             return RetryableAttemptError(
                 Code.DISK_FULL, "no space is left where the worker keeps its workspaces"
             )
+    # The text of an OSError holds the path it is about, which is nobody's business.
+    said = error.strerror if isinstance(error, OSError) else str(error)
     return RetryableAttemptError(
         Code.WORKER_ERROR,
-        f"the worker failed: {type(error).__name__}: {error}",
+        f"the worker failed: {type(error).__name__}: {said}",
         logged="".join(traceback.format_exception(error)),
     )
 

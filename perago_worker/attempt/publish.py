@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
 from typing import Literal
 
 from perago_worker.attempt.backoff import Backoff, Retry
@@ -38,6 +40,9 @@ from perago_worker.errors import (
 from perago_worker.events import Listener, Published
 from perago_worker.models import CommitInfo, Publication, WorkspaceInput
 from perago_worker.ports import Clock, Stage, WorkspaceStore
+
+FINAL_LOOKS = 4
+"""How often the branch is asked about a merge of unknown outcome once the budget is used up."""
 
 _PublishOutcome = Literal["merged", "refused", "lost_race", "failed"]
 
@@ -138,6 +143,7 @@ class Publisher:
 
     def _publish_within(self, source: CommitInfo, deadline: float) -> CommitInfo:
         trouble = "the budget is used up"
+        unknown = False
         for wait_s in Backoff(first_s=0.2, cap_s=5.0):
             try:
                 allowed = self._allowed()
@@ -145,19 +151,37 @@ class Publisher:
                     return allowed.commit
                 self._keeper.confirm()
                 return self._merge(source, allowed, deadline)
+            except RetryableAttemptError as unconfirmed:
+                trouble = unconfirmed.reason  # the queue may be back before the budget is over
             except HeadMoved as moved:
                 trouble = str(moved)  # ours, if an earlier merge had its effect: decide again
             except (PublishUnknown, StoreUnavailable) as error:
                 trouble = str(error)
+                unknown = unknown or isinstance(error, PublishUnknown)
             except StoreRefused as refused:
                 raise TerminalAttemptError(
                     Code.STORE_REFUSED, f"the store refuses the publication: {refused}"
                 ) from refused
             if self._clock.now() + wait_s > deadline or self._clock.wait(self._shut_down, wait_s):
                 break
+        if unknown and (ours := self._find_ours()):
+            return ours
         raise RetryableAttemptError(
             Code.PUBLISH_FAILED, f"not published within {self._budget_s:g} s: {trouble}"
         )
+
+    def _find_ours(self) -> CommitInfo | None:
+        """Look for a merge whose answer was lost, when no time is left to send another.
+
+        The usual reason to be here: the request for the merge took all of the budget.
+        """
+        for wait_s in islice(Backoff(first_s=0.2, cap_s=5.0), FINAL_LOOKS):
+            with suppress(StoreUnavailable):
+                allowed = self._allowed()
+                return allowed.commit if isinstance(allowed, AlreadyPublished) else None
+            if self._clock.wait(self._shut_down, wait_s):
+                break
+        return None
 
     def _allowed(self) -> PublishOn | AlreadyPublished:
         chain = self._store.history(self._target.repository, self._target.branch, limit=CHAIN_LIMIT)

@@ -6,6 +6,7 @@ its time does not make the others late. None of them ever runs an author's code.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -89,7 +90,13 @@ class Heartbeats(ThreadService):
 
     def _send(self, watched: _Watched) -> None:
         keeper = watched.keeper
-        result = keeper.beat(due=watched.due)
+        try:
+            result = keeper.beat(due=watched.due)
+        except Exception:
+            # Here a thread's work begins, and nobody looks at its future: a heartbeat that fails in
+            # a way nobody thought of must not be this lease's last.
+            logging.getLogger(__name__).exception("heartbeat failed")
+            result = "error"
         now = self._clock.now()
         with self._lock:
             match result:

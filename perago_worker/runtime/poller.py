@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from perago_worker.attempt.backoff import Backoff
 from perago_worker.errors import QueueError, QueueUnavailable
 from perago_worker.events import GivenBack, Listener, PollFinished
-from perago_worker.models import Lease
+from perago_worker.models import Held, Lease
 from perago_worker.ports import MAX_POLL_WAIT_S, Clock, TaskQueue
 from perago_worker.runtime.service import ThreadService
 from perago_worker.runtime.slots import SlotPool
@@ -28,6 +28,9 @@ EARLY_SHARE = 0.8
 ignore the wait, and must not be asked without pause."""
 
 GIVE_BACK_TRIES = 3
+
+ENDING_WAIT_S = 1.0
+"""How long a task waits that was delivered while an earlier attempt at it is being ended here."""
 
 
 class Poller(ThreadService):
@@ -129,18 +132,21 @@ class Poller(ThreadService):
         for lease in leases:
             running = self.pool.running(lease.task_id)
             if running is not None:
-                running.keeper.adopt(lease)
+                if not running.keeper.adopt(lease):
+                    self._give_back(lease, "an earlier attempt still ends", after_s=ENDING_WAIT_S)
             elif self.stopping.is_set():
                 self._give_back(lease, "the worker stops")
             elif not self.pool.take(lease):
                 self._give_back(lease, "more tasks came than were asked for")
 
-    def _give_back(self, lease: Lease, why: str) -> None:
+    def _give_back(self, lease: Lease, why: str, *, after_s: float = 0.0) -> None:
         error = ""
         backoff = Backoff(first_s=0.25, cap_s=2.0)
-        for _ in range(GIVE_BACK_TRIES):
+        for tries in range(GIVE_BACK_TRIES):
             try:
-                self._queue.give_back(lease)
+                if tries == 0 or isinstance(self._queue.observe(lease), Held):
+                    # Repeated only while it is ours: it would take it from whoever has it now.
+                    self._queue.give_back(lease, after_s=after_s)
             except QueueUnavailable as unavailable:
                 error = str(unavailable)
                 self._clock.wait(self.stopping, backoff.next_wait())

@@ -35,28 +35,29 @@ class Slot(ThreadService):
         self._heartbeats = heartbeats
         self._on_free = on_free
         self._work = threading.Event()
-        self._lease: Lease | None = None
         self._attempt: Attempt | None = None
+        self._serving = False
 
     @property
     def busy(self) -> bool:
         """Whether an attempt is being carried out or about to be."""
-        return self._lease is not None
+        return self._attempt is not None
+
+    @property
+    def free(self) -> bool:
+        """Whether the slot can take an attempt; one that failed cannot until it is started again."""
+        return self._attempt is None and self._serving
 
     @property
     def attempt(self) -> Attempt | None:
-        """The attempt in progress."""
+        """The attempt in progress or about to be."""
         return self._attempt
-
-    @property
-    def task_id(self) -> str | None:
-        """Id of the task in progress."""
-        lease = self._lease
-        return None if lease is None else lease.task_id
 
     def take(self, lease: Lease) -> None:
         """Begin with an attempt; the slot must be free."""
-        self._lease = lease
+        # Made here and not in the slot's thread, so that the attempt can be found and stopped from
+        # the moment its lease is known.
+        self._attempt = self._begin(lease)
         self._work.set()
 
     def stop(self) -> None:
@@ -69,27 +70,30 @@ class Slot(ThreadService):
         body = self._tools.body
         try:
             body.warm_up()
-            while not self.stopping.is_set() or self._lease is not None:
+            self._serving = True
+            self._on_free()
+            while not self.stopping.is_set() or self._attempt is not None:
                 self._work.wait()
                 self._work.clear()
-                if self._lease is not None:
-                    self._carry_out(self._lease)
+                if self._attempt is not None:
+                    self._carry_out(self._attempt)
         finally:
+            self._serving = False
             body.close()
 
     def silent_for_s(self) -> float:
         """Return 0: a slot may be silent for as long as its body takes."""
         return 0.0
 
-    def _carry_out(self, lease: Lease) -> None:
+    def _carry_out(self, attempt: Attempt) -> None:
         try:
-            attempt = self._begin(lease)
-            self._attempt = attempt
             with self._heartbeats.watching(attempt.keeper):
                 run_attempt(attempt)
+        except BaseException:
+            self._serving = False  # before the slot is free: nobody would be at work in it
+            raise
         finally:
             self._attempt = None
-            self._lease = None
             self._on_free()
 
     def _begin(self, lease: Lease) -> Attempt:
@@ -147,12 +151,12 @@ class SlotPool:
     @property
     def free(self) -> int:
         """Number of slots that can take an attempt now."""
-        return sum(not slot.busy for slot in self.slots)
+        return sum(slot.free for slot in self.slots)
 
     @property
     def busy(self) -> int:
         """Number of slots with an attempt."""
-        return len(self.slots) - self.free
+        return sum(slot.busy for slot in self.slots)
 
     def wait_free(self, timeout_s: float) -> bool:
         """Wait until a slot is free; return whether one is. Woken by `wake`, too."""
@@ -176,7 +180,7 @@ class SlotPool:
     def take(self, lease: Lease) -> bool:
         """Begin with an attempt; return False when no slot is free."""
         for slot in self.slots:
-            if not slot.busy:
+            if slot.free:
                 slot.take(lease)
                 return True
         return False

@@ -129,20 +129,25 @@ def run_call(call: Call, definition: TaskDefinition, channel: Channel, inbox: In
         reporter=channel,
     )
     workspace = None if call.workspace is None else Path(call.workspace)
+    process_id = os.getpid()
     with bind_attempt(attempt, process_wide=True):
         reply = call_body(definition, call.params, workspace)
-    kill_all(descendants(os.getpid()), signal.SIGKILL)
-    _reap()
+    if os.getpid() != process_id:
+        os._exit(0)  # the body forked, and this is the fork coming back from it
+    _end_strays()
     os.chdir("/")
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # the body may have closed or replaced it
+            stream.flush()
     channel.send(reply)
 
 
-def _reap() -> None:
-    with suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+def _end_strays() -> None:
+    """End what the body left behind, and wait until it is gone: nothing may write any more."""
+    while strays := descendants(os.getpid()):
+        kill_all(strays, signal.SIGKILL)
+        with suppress(ChildProcessError):  # the author's code may ignore SIGCHLD
+            os.waitpid(-1, 0)
 
 
 def main(arguments: list[str]) -> None:

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -116,6 +117,7 @@ class ChildProcess:
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
             )
+        self._wake_lock = threading.Lock()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._messages = _LineBuffer(MAX_MESSAGE_BYTES)
         self._outputs = {"stdout": _LineBuffer(MAX_OUTPUT_LINE_BYTES)}
@@ -184,7 +186,9 @@ class ChildProcess:
                         if done:
                             self._read_outputs(on_output)
                             return reply
-                    elif key.data != "wake":
+                    elif key.data == "wake":
+                        os.eventfd_read(self._wake_fd)
+                    else:
                         self._read_output(key.data, on_output)
         self._ask_to_cancel()
         self.end()
@@ -192,8 +196,11 @@ class ChildProcess:
         return Stopped()
 
     def _wake(self) -> None:
-        with suppress(OSError):
-            os.eventfd_write(self._wake_fd, 1)
+        # Called by whoever gives the order to stop, maybe when this child is closed already and the
+        # number of its descriptor stands for another file.
+        with self._wake_lock:
+            if self._wake_fd >= 0:
+                os.eventfd_write(self._wake_fd, 1)
 
     def _read_channel(self, on_output: OnOutput) -> tuple[bool, Reply | None]:
         try:
@@ -277,8 +284,6 @@ class ChildProcess:
                 strays = descendants(self.pid)
                 kill_tree(self.pid, signal.SIGKILL)
                 self._wait(None)
-            with suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
             kill_all(strays, signal.SIGKILL)
 
     def _wait(self, timeout_s: float | None) -> bool:
@@ -290,6 +295,10 @@ class ChildProcess:
             left = None if give_up_at is None else give_up_at - time.monotonic()
             if not poller.select(left):
                 return False
+        # Its group outlives a child that died by itself. Before the child is waited for: afterwards
+        # the number may stand for somebody else's processes.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
         _, status, usage = os.wait4(self.pid, 0)
         self._process.returncode = os.waitstatus_to_exitcode(status)
         self._peak_bytes = usage.ru_maxrss * 1024
@@ -302,9 +311,10 @@ class ChildProcess:
         self._channel.close()
         for _, pipe in self._pipes():
             pipe.close()
-        if self._wake_fd >= 0:
-            os.close(self._wake_fd)
-            self._wake_fd = -1
+        with self._wake_lock:
+            if self._wake_fd >= 0:
+                os.close(self._wake_fd)
+                self._wake_fd = -1
 
 
 @contextmanager

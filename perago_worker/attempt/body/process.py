@@ -8,7 +8,7 @@ from pathlib import Path
 
 from perago_worker.attempt.body.child_process import ChildProcess, ChildSpec
 from perago_worker.attempt.body.protocol import Call, Raised
-from perago_worker.attempt.body.runner import Died, OnOutput, Reply
+from perago_worker.attempt.body.runner import Died, OnOutput, Reply, Stopped
 from perago_worker.attempt.stop import StopToken
 
 ALWAYS_PASSED = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "PATH", "TZ", "USER")
@@ -52,10 +52,16 @@ class ProcessBody:
     def run(self, call: Call, *, stop: StopToken, on_output: OnOutput) -> Reply:
         """Run the body in the child, or in a new one when it has died while it waited."""
         child = self._usable_child()
-        reply = child.wait_ready(stop=stop, on_output=on_output)
-        if reply is None:
-            reply = child.call(call, stop=stop, on_output=on_output)
-        if not child.alive or isinstance(reply, Died) or _is_broken(reply):
+        try:
+            reply = child.wait_ready(stop=stop, on_output=on_output)
+            if reply is None:
+                reply = child.call(call, stop=stop, on_output=on_output)
+        except BaseException:
+            self._discard("ended")  # its answer would be taken for that to the next call
+            raise
+        if isinstance(reply, Stopped):
+            self._discard("stopped")
+        elif not child.alive or isinstance(reply, Died) or _is_broken(reply):
             self._discard("ended")
         elif child.calls >= self._spec.max_calls:
             self._discard("recycled")

@@ -79,6 +79,9 @@ def _raised_error(raised: Raised) -> TerminalAttemptError | RetryableAttemptErro
                 Code.RESULT_INVALID, f"the body did not return what it declares: {raised.reason}"
             )
         case "broken":
+            # The reason may list the directories that were searched, so only the log has it.
             return RetryableAttemptError(
-                Code.CHILD_DIED, f"the child process could not load the task: {raised.reason}"
+                Code.CHILD_DIED,
+                "the child process could not load the task's module; the worker's log says why",
+                logged=raised.reason,
             )
