@@ -317,6 +317,9 @@ def _attempt_settings(config: WorkerConfig, definition: TaskDefinition) -> Attem
         transfer_threads=config.workspace.transfer_connections,
         body_timeout_s=config.task(definition.name).body_timeout,
         record_result=defaults.record_result,
+        adopt=defaults.on_abandoned == "adopt",
+        require_fence=defaults.require_fence == "hook",
+        sentinel=defaults.sentinel,
     )
 
 

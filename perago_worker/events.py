@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from perago_worker.models import Lease, Outcome
+from perago_worker.ports import FenceLevel
+
+
+PublishOutcome = Literal["merged", "replaced", "refused", "lost_race", "failed"]
 
 
 @dataclass(frozen=True)
@@ -118,15 +122,17 @@ class Published(Event):
     """A publication took effect, or was found not to be allowed.
 
     Attributes:
-        outcome: `merged`; `refused` when the branch was elsewhere; `lost_race` when verification
+        outcome: `merged`; `replaced` when it took the place of an earlier attempt's; `refused` when the branch was elsewhere; `lost_race` when verification
             showed a commit that slipped in; `failed` when nothing could be published in time.
+        fence: How well the publication was fenced.
         budget_used: Share of the publish budget that the merge took, 0 to 1 and beyond.
     """
 
     lease: Lease
-    outcome: Literal["merged", "refused", "lost_race", "failed"]
+    outcome: PublishOutcome
     commit: str
     budget_used: float
+    fence: FenceLevel
     detail: str = ""
 
 

@@ -12,9 +12,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 from perago_worker.models import CommitInfo, Lease, ObjectInfo, Observation, Outcome
+
+TaskEnd = Literal["running", "completed", "failed", "gone"]
+"""Whether and how a task has ended. `running` is every state from which it may still complete, one
+that waits in the queue included; `failed` every other end than completion; `gone`: no such task."""
+
+FenceLevel = Literal["swap", "hook", "verify"]
+"""How well a publication is fenced; see `WorkspaceStore.fence_level`."""
 
 MAX_POLL_WAIT_S = 5.0
 """Longest time a queue holds a poll open. Source: Conductor 3.32.1 refuses more than 5000 ms."""
@@ -99,6 +106,13 @@ class TaskQueue(Protocol):
 
     def append_log(self, lease: Lease, lines: Sequence[str]) -> None:
         """Add lines to the task's log, in order. A task that has ended or is gone is no error."""
+
+    def ended(self, task_id: str) -> TaskEnd:
+        """Tell whether and how a task has ended, whoever held it. Idempotent.
+
+        For deciding what a publication of another attempt is worth, and whether a stage has an
+        owner; never for deciding about a lease of our own, which is `observe`'s.
+        """
 
     def depth(self, task_type: str, *, domain: str | None = None) -> int:
         """Count the tasks that wait in the queue, delayed ones included, running ones not."""
@@ -208,6 +222,37 @@ class WorkspaceStore(Protocol):
             StoreRefused: A stage of that name exists.
         """
 
+    def replacement(
+        self,
+        repository: str,
+        *,
+        on: CommitInfo,
+        content: CommitInfo,
+        name: str,
+        message: str,
+        metadata: Mapping[str, str],
+    ) -> CommitInfo:
+        """Commit exactly the content of one commit on top of another, on a new hidden stage.
+
+        What `publish` then makes of it has the tree of `content`, whatever was between.
+
+        Args:
+            on: The parent.
+            content: A commit of the same repository; its tree may equal that of `on`.
+            name: Name of the stage, which the caller drops.
+
+        Raises:
+            StoreRefused: A stage of that name exists.
+        """
+
+    def fence_level(self, repository: str, commit: str) -> FenceLevel:
+        """Tell how well publications that start from `commit` are fenced. Idempotent; cached.
+
+        `swap`: the store compares and swaps by itself. `hook`: the store runs our hook within the
+        merge, which makes it a compare-and-swap; `commit` holds it and it was seen to refuse.
+        `verify`: neither; a commit made during the merge is noticed afterwards.
+        """
+
     def drop_stage(self, repository: str, name: str) -> None:
         """Remove a stage. Idempotent; one that does not exist is no error.
 
@@ -227,6 +272,7 @@ class WorkspaceStore(Protocol):
         metadata: Mapping[str, str],
         message: str,
         timeout_s: float,
+        allow_unchanged: bool = False,
     ) -> CommitInfo:
         """Merge a staged commit into a branch that is at `expected_head` and return the merge.
 
@@ -239,6 +285,7 @@ class WorkspaceStore(Protocol):
         Args:
             metadata: Recorded on the merge commit.
             timeout_s: Request timeout of the merge call.
+            allow_unchanged: Merge also when the branch holds the same content already.
 
         Raises:
             HeadMoved: The branch is elsewhere, or the content conflicts with what is there;

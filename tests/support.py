@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -97,7 +98,7 @@ class Recorder:
 # --- faults ---------------------------------------------------------------------------------------
 
 
-def raising(error: Exception) -> Callable[[], None]:
+def raising(error: Exception) -> Callable[[], object]:
     """Return a function that raises `error`."""
 
     def act() -> None:
@@ -116,14 +117,14 @@ class Faulty:
         self._target = target
         self._prefix = prefix
         self._lock: threading.Lock = like._lock if like else threading.Lock()
-        self._acts: dict[tuple[str, str, int], Callable[[], None]] = like._acts if like else {}
+        self._acts: dict[tuple[str, str, int], Callable[[], object]] = like._acts if like else {}
         self._calls: list[str] = like._calls if like else []
 
-    def before(self, method: str, act: Callable[[], None], *, nth: int = 0) -> None:
+    def before(self, method: str, act: Callable[[], object], *, nth: int = 0) -> None:
         """Call `act` before the nth call from now on, the first being 1; before each if 0."""
         self._add("before", method, act, nth)
 
-    def after(self, method: str, act: Callable[[], None], *, nth: int = 0) -> None:
+    def after(self, method: str, act: Callable[[], object], *, nth: int = 0) -> None:
         """Call `act` when the nth call has had its effect."""
         self._add("after", method, act, nth)
 
@@ -132,7 +133,7 @@ class Faulty:
         with self._lock:
             return self._calls.count(method)
 
-    def _add(self, when: str, method: str, act: Callable[[], None], nth: int) -> None:
+    def _add(self, when: str, method: str, act: Callable[[], object], nth: int) -> None:
         with self._lock:
             at = self._calls.count(method) + nth if nth else 0
             self._acts[when, method, at] = act
@@ -255,14 +256,14 @@ class Rig:
     redact: Callable[[str], str] = str
 
     def __post_init__(self) -> None:
+        shutil.copytree(_template(self.root.parent), self.root, dirs_exist_ok=True)
         self.local_queue = self.another_queue("worker")
         self.local_store = LocalStore(self.root / "store")
-        self.local_store.create_repository(REPOSITORY, branch=BRANCH)
         self.queue = Faulty(self.local_queue)
         self.store = Faulty(self.local_store)
         self.directories = AttemptDirectories(self.root / "work", owner="owner")
         self.directories.open()
-        self.start = put(self.local_store, {"data/in.txt": "input", "other/kept.txt": "kept"})
+        self.start = self.head()
 
     def another_queue(self, worker_id: str) -> LocalQueue:
         """Open the same queue as another worker would."""
@@ -372,6 +373,17 @@ class Rig:
         return [*self.local_store.stages(REPOSITORY), *directories]
 
 
+def _template(folder: Path) -> Path:
+    """Return an empty queue and a store with one commit, made once: a copy is quicker to have."""
+    template = folder / "rig-template"
+    if not template.exists():
+        LocalQueue(template / "queue.db", clock=SystemClock(), worker_id="none").close()
+        store = LocalStore(template / "store")
+        store.create_repository(REPOSITORY, branch=BRANCH)
+        put(store, {"data/in.txt": "input", "other/kept.txt": "kept"})
+    return template
+
+
 @contextmanager
 def rig(root: Path, **fields: Any) -> Iterator[Rig]:
     """Open a rig, and close it."""
@@ -382,7 +394,19 @@ def rig(root: Path, **fields: Any) -> Iterator[Rig]:
         opened.close()
 
 
-# --- bodies in child processes --------------------------------------------------------------------
+# --- bodies and what they leave -------------------------------------------------------------------
+
+
+def nest(folder: Path, levels: int, name: str = "deep") -> None:
+    """Make directories within directories, however deep, and a file in the last."""
+    fd = os.open(folder, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir(name, dir_fd=fd)
+        inner = os.open(name, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+    os.close(fd)
 
 
 def child_spec(task_name: str, module: str = "tests.tasks.probe", **fields: Any) -> ChildSpec:

@@ -13,6 +13,8 @@ class Code(StrEnum):
 
     # completed
     PUBLISHED = "published"
+    REPLACED = "replaced"
+    ADOPTED = "adopted"
     NO_OP = "no_op"
     READ_ONLY = "read_only"
     NO_WORKSPACE = "no_workspace"
@@ -25,6 +27,7 @@ class Code(StrEnum):
     WORKSPACE_TOO_LARGE = "workspace_too_large"
     PRE_GUARD = "pre_guard"
     TASK_TERMINAL = "task_terminal"
+    FENCE_MISSING = "fence_missing"
     HEAD_MOVED = "head_moved"
     LOST_RACE = "lost_race"
     OUTPUT_TOO_LARGE = "output_too_large"

@@ -21,7 +21,7 @@ from perago_worker.attempt.workspace import Changes, Limits, Workspace
 from perago_worker.errors import StoreUnavailable
 from perago_worker.events import Listener
 from perago_worker.models import CommitInfo, Lease, Publication, WorkspaceInput
-from perago_worker.ports import Clock, TaskQueue, WorkspaceStore
+from perago_worker.ports import Clock, FenceLevel, TaskQueue, WorkspaceStore
 from perago_worker.task import TaskDefinition
 
 STORE_TRIES = 5
@@ -39,6 +39,9 @@ class AttemptSettings:
         transfer_threads: Connections for downloads and uploads.
         body_timeout_s: A body is stopped after this long; None is never.
         record_result: Whether small results are recorded with the publication.
+        adopt: Whether a result that an earlier attempt published is taken over when it can be.
+        require_fence: Whether to refuse inputs whose publication would only be verified.
+        sentinel: Whether to write sentinels where there is no better fence.
     """
 
     budget: Budget
@@ -46,6 +49,9 @@ class AttemptSettings:
     transfer_threads: int
     body_timeout_s: float | None = None
     record_result: bool = True
+    adopt: bool = True
+    require_fence: bool = False
+    sentinel: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,8 @@ class Attempt:
         staged: The commit that holds the changes; None when there are none.
         output_ref: Commit that the output's `workspace` points at.
         code: What became of the workspace, for a completed attempt.
+        fence: How well the publication is fenced.
+        done: Set by a step after which none is needed.
     """
 
     definition: TaskDefinition
@@ -106,6 +114,8 @@ class Attempt:
     staged: CommitInfo | None = None
     output_ref: str | None = None
     code: Code = Code.NO_WORKSPACE
+    fence: FenceLevel = "verify"
+    done: bool = False
 
     @property
     def lease(self) -> Lease:
@@ -126,8 +136,12 @@ class Attempt:
             check=self.stop.check,
         )
 
-    def publisher(self) -> Publisher:
-        """Return what publishes for this attempt."""
+    def publisher(self, *, new_stage_name: Callable[[], str] = str) -> Publisher:
+        """Return what publishes for this attempt.
+
+        Args:
+            new_stage_name: Needed for replacing a publication, not for looking.
+        """
         return Publisher(
             self.input,
             self.publication,
@@ -136,5 +150,7 @@ class Attempt:
             clock=self.tools.clock,
             listener=self.tools.listener,
             budget=self.tools.settings.budget,
+            fence=self.fence,
+            new_stage_name=new_stage_name,
             shut_down=self.tools.shut_down,
         )

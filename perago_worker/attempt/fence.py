@@ -6,10 +6,11 @@ which logical task made it (lineage), by which delivery of it (token), and from 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from perago_worker.models import CommitInfo, Publication
+from perago_worker.ports import TaskEnd
 
 CHAIN_LIMIT = 200
 """Commits read from the branch's head down in search of the input. A workflow that published more
@@ -25,14 +26,18 @@ class PublishOn:
 
 @dataclass(frozen=True)
 class Replace:
-    """Everything above the input was made by this workflow, beginning with an older publication of
-    this same logical task: it may be replaced by a commit with exactly our tree on top of `head`.
+    """An older publication of this same logical task is in the way, and may be replaced.
 
-    Sound because the tree of `head` is then the input's tree and what this workflow made of it.
+    Everything above the input was made by this workflow, beginning with that publication, so the
+    tree of `head` is the input's tree and what this workflow made of it: a commit with exactly our
+    tree on top of `head` undoes nobody else's work.
+
+    Attributes:
+        publications: What is above the input, newest first.
     """
 
     head: CommitInfo
-    replaced: Publication
+    publications: tuple[Publication, ...]
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,27 @@ def _decide_above(head: CommitInfo, above: Sequence[CommitInfo], ours: Publicati
             head,
             f"delivery {newest} of this task has published, which is not older than {ours.token}",
         )
-    return Replace(head, first)
+    return Replace(head, tuple(publications))
+
+
+def adoptable(decision: Replace, ours: Publication, end_of: Callable[[str], TaskEnd]) -> bool:
+    """Tell whether the publication in the way is the result this attempt would work for again.
+
+    It is when it stands alone on the input, came from the same parameters, recorded its result, and
+    was never reported: by another task that ended without completing, or by an earlier delivery of
+    this same task. The same task with another start time is a rerun: somebody wants it run again.
+
+    Args:
+        end_of: Tells whether and how a task has ended; asked at most once.
+    """
+    if len(decision.publications) > 1:
+        return False
+    (found,) = decision.publications
+    if found.params_digest != ours.params_digest or found.result is None:
+        return False
+    if found.task_id == ours.task_id:
+        return found.token.start_time_ms == ours.token.start_time_ms
+    return end_of(found.task_id) == "failed"
 
 
 def describe(commit: CommitInfo) -> str:

@@ -100,6 +100,8 @@ def _carry_out(attempt: Attempt) -> tuple[Outcome, str]:
         except Exception as error:  # noqa: BLE001 -- whatever happens here ends this attempt only
             ended = as_attempt_error(error, step.code)
             return _failure(attempt, ended), ended.logged
+        if attempt.done:
+            break
     return _success(attempt), ""
 
 

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
-from typing import Literal
 
 from perago_worker.attempt.backoff import Backoff, Retry
 from perago_worker.attempt.budget import Budget
@@ -37,14 +36,16 @@ from perago_worker.errors import (
     StoreUnavailable,
     TerminalAttemptError,
 )
-from perago_worker.events import Listener, Published
+from perago_worker.events import Listener, Published, PublishOutcome
 from perago_worker.models import CommitInfo, Publication, WorkspaceInput
-from perago_worker.ports import Clock, Stage, WorkspaceStore
+from perago_worker.models.publication import EXPECTED_HEAD
+from perago_worker.ports import Clock, FenceLevel, Stage, WorkspaceStore
 
 FINAL_LOOKS = 4
 """How often the branch is asked about a merge of unknown outcome once the budget is used up."""
 
-_PublishOutcome = Literal["merged", "refused", "lost_race", "failed"]
+Allowed = PublishOn | Replace | AlreadyPublished
+"""What a branch may allow; everything else is refused."""
 
 
 def upload(
@@ -92,7 +93,7 @@ def _upload_file(
 
 
 class Publisher:
-    """Publishes one staged commit within a budget."""
+    """Makes one content the branch's, within a budget and at most once."""
 
     def __init__(
         self,
@@ -104,8 +105,16 @@ class Publisher:
         clock: Clock,
         listener: Listener,
         budget: Budget,
+        fence: FenceLevel,
+        new_stage_name: Callable[[], str],
         shut_down: threading.Event,
     ) -> None:
+        """Prepare.
+
+        Args:
+            fence: How well the publication is fenced, for the record.
+            new_stage_name: Makes a name for a stage, which the caller drops.
+        """
         self._target = target
         self._publication = publication
         self._store = store
@@ -113,18 +122,36 @@ class Publisher:
         self._clock = clock
         self._listener = listener
         self._budget_s = budget.merge_s
+        self._fence = fence
+        self._new_stage_name = new_stage_name
         self._shut_down = shut_down
+        self._replacements: dict[str, CommitInfo] = {}
 
-    def check_head(self) -> None:
-        """Find out whether this attempt could publish at all, before it does any work.
+    @property
+    def replaced(self) -> bool:
+        """Whether what was published took the place of an earlier attempt's publication."""
+        return bool(self._replacements)
+
+    def look(self) -> Allowed:
+        """Read the branch and decide what it allows this attempt to publish.
 
         Raises:
             TerminalAttemptError: The branch was moved by somebody else.
         """
-        self._allowed()
+        chain = self._store.history(self._target.repository, self._target.branch, limit=CHAIN_LIMIT)
+        decision = decide(chain, self._publication)
+        if isinstance(decision, Refuse):
+            raise self._refused(decision.reason)
+        return decision
 
-    def publish(self, source: CommitInfo) -> CommitInfo:
-        """Merge `source` into the branch and return the verified merge commit.
+    def publish(self, content: CommitInfo) -> CommitInfo | None:
+        """Make the content of a commit the branch's and return the verified merge commit.
+
+        Args:
+            content: The staged commit, or the input commit when nothing has changed.
+
+        Returns:
+            None when the branch is at `content` already: nothing was published.
 
         Raises:
             AttemptAbandoned: The lease was lost before the merge was sent.
@@ -133,24 +160,29 @@ class Publisher:
         """
         started_at = self._clock.now()
         try:
-            merged = self._publish_within(source, started_at + self._budget_s)
-            self._verify(merged, source)
+            merged = self._publish_within(content, started_at + self._budget_s)
+            if merged is None:
+                return None
+            self._verify(merged, content)
         except AttemptError as error:
             self._tell(_outcome_of(error), "", started_at, error.reason)
             raise
-        self._tell("merged", merged.id, started_at, "")
+        self._tell("replaced" if self.replaced else "merged", merged.id, started_at, "")
         return merged
 
-    def _publish_within(self, source: CommitInfo, deadline: float) -> CommitInfo:
+    def _publish_within(self, content: CommitInfo, deadline: float) -> CommitInfo | None:
         trouble = "the budget is used up"
         unknown = False
         for wait_s in Backoff(first_s=0.2, cap_s=5.0):
             try:
-                allowed = self._allowed()
+                allowed = self.look()
                 if isinstance(allowed, AlreadyPublished):
                     return allowed.commit
+                if isinstance(allowed, PublishOn) and allowed.head.id == content.id:
+                    return None
+                source = self._source(allowed, content)
                 self._keeper.confirm()
-                return self._merge(source, allowed, deadline)
+                return self._merge(source, allowed.head, deadline)
             except RetryableAttemptError as unconfirmed:
                 trouble = unconfirmed.reason  # the queue may be back before the budget is over
             except HeadMoved as moved:
@@ -177,35 +209,44 @@ class Publisher:
         """
         for wait_s in islice(Backoff(first_s=0.2, cap_s=5.0), FINAL_LOOKS):
             with suppress(StoreUnavailable):
-                allowed = self._allowed()
+                allowed = self.look()
                 return allowed.commit if isinstance(allowed, AlreadyPublished) else None
             if self._clock.wait(self._shut_down, wait_s):
                 break
         return None
 
-    def _allowed(self) -> PublishOn | AlreadyPublished:
-        chain = self._store.history(self._target.repository, self._target.branch, limit=CHAIN_LIMIT)
-        match decide(chain, self._publication):
-            case PublishOn() | AlreadyPublished() as allowed:
-                return allowed
-            case Replace(head, replaced):
-                raise self._refused(
-                    f"an earlier attempt of this task ({replaced.task_id}) published "
-                    f"{short(head.id)} and never reported it"
-                )
-            case Refuse(_, reason):
-                raise self._refused(reason)
+    def _source(self, allowed: PublishOn | Replace, content: CommitInfo) -> CommitInfo:
+        """Return the commit to merge: the content itself, or its replacement for what is there."""
+        head = allowed.head
+        if isinstance(allowed, PublishOn):
+            return content
+        if head.id not in self._replacements:
+            # Made once for each head: sent again, the same commit cannot be merged twice.
+            self._replacements[head.id] = self._store.replacement(
+                self._target.repository,
+                on=head,
+                content=content,
+                name=self._new_stage_name(),
+                message=f"Replace {short(head.id)} for {self._title}",
+                metadata=self._publication.metadata(expected_head=head.id),
+            )
+        return self._replacements[head.id]
+
+    @property
+    def _title(self) -> str:
+        lease = self._keeper.lease
+        return f"{lease.task_type} of workflow {lease.workflow_id}"
 
     def _refused(self, reason: str) -> TerminalAttemptError:
         target = self._target
         return TerminalAttemptError(
             Code.HEAD_MOVED,
             f"branch '{target.branch}' of '{target.repository}' has moved since the input commit "
-            f"{short(self._publication.input_ref)}: {reason}. Nothing was published; start a new workflow from "
-            "the branch's head.",
+            f"{short(self._publication.input_ref)}: {reason}. Nothing was published; start a new "
+            "workflow from the branch's head.",
         )
 
-    def _merge(self, source: CommitInfo, allowed: PublishOn, deadline: float) -> CommitInfo:
+    def _merge(self, source: CommitInfo, head: CommitInfo, deadline: float) -> CommitInfo:
         timeout_s = min(deadline - self._clock.now(), self._keeper.remaining_s)
         if timeout_s <= 0:
             raise StoreUnavailable("no time is left in the publish budget or the lease")
@@ -213,30 +254,33 @@ class Publisher:
             self._target.repository,
             self._target.branch,
             source=source,
-            expected_head=allowed.head.id,
-            metadata=self._publication.metadata(expected_head=allowed.head.id),
-            message=f"Publish {self._publication.lineage}",
+            expected_head=head.id,
+            metadata=self._publication.metadata(expected_head=head.id),
+            message=f"Publish {self._title}",
             timeout_s=timeout_s,
+            # Only where it is needed: otherwise a second merge of the same commit changes nothing.
+            allow_unchanged=source.tree == head.tree,
         )
 
-    def _verify(self, merged: CommitInfo, source: CommitInfo) -> None:
+    def _verify(self, merged: CommitInfo, content: CommitInfo) -> None:
         """Compare the merge with what it should be; a difference is a race that was lost."""
-        if merged.parents[0] == self._publication.input_ref and merged.tree == source.tree:
+        expected = merged.metadata.get(EXPECTED_HEAD, self._publication.input_ref)
+        if merged.parents[0] == expected and merged.tree == content.tree:
             return
         raise TerminalAttemptError(
             Code.LOST_RACE,
             f"another commit reached branch '{self._target.branch}' while {short(merged.id)} was "
-            f"being merged: its parent is {short(merged.parents[0])}, not "
-            f"{short(self._publication.input_ref)}. Both are in the branch's history; check the result.",
+            f"being merged: its parent is {short(merged.parents[0])}, not {short(expected)}. Both "
+            "are in the branch's history; check the result.",
         )
 
-    def _tell(self, outcome: _PublishOutcome, commit: str, started_at: float, detail: str) -> None:
+    def _tell(self, outcome: PublishOutcome, commit: str, started_at: float, detail: str) -> None:
         used = (self._clock.now() - started_at) / self._budget_s
         lease = self._keeper.lease
-        self._listener.on_event(Published(lease, outcome, commit, used, detail))
+        self._listener.on_event(Published(lease, outcome, commit, used, self._fence, detail))
 
 
-def _outcome_of(error: AttemptError) -> _PublishOutcome:
+def _outcome_of(error: AttemptError) -> PublishOutcome:
     if error.code == Code.HEAD_MOVED:
         return "refused"
     return "lost_race" if error.code == Code.LOST_RACE else "failed"

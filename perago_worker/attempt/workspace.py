@@ -314,12 +314,13 @@ def _walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
                 f"directory {show(folder)} cannot be published: its path is too long"
             )
         with os.scandir(root / folder) as entries:
-            for entry in entries:
-                path = f"{folder}/{entry.name}" if folder else entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(path)
-                else:
-                    yield path, entry
+            found = list(entries)  # nothing is left open when the caller stops half-way
+        for entry in found:
+            path = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(path)
+            else:
+                yield path, entry
 
 
 def _special_kind(mode: int) -> str:

@@ -193,6 +193,15 @@ class PublishSettings(Section):
     """Longest time between two heartbeats of a lease."""
     record_result: Annotated[bool, Field(strict=True), Expected("true or false")] = True
     """Whether a publication carries the task's result, so that a repeated attempt can adopt it."""
+    on_abandoned: Annotated[Literal["adopt", "replace"], LowerCase] = "adopt"
+    """What becomes of a publication whose attempt could not report it: `adopt` takes over its
+    recorded result where that is sound, `replace` always runs the body again."""
+    require_fence: Annotated[Literal["none", "hook"], LowerCase] = "none"
+    """`hook` refuses inputs whose publication would only be verified after the merge; see
+    `perago-worker fence`."""
+    sentinel: Annotated[bool, Field(strict=True), Expected("true or false")] = False
+    """Whether publications without a better fence rewrite an object below `_perago/heads`, so that
+    two of them that race conflict."""
 
 
 class HttpSettings(Section):

@@ -145,11 +145,14 @@ class EventLog:
         )
 
     def _published(self, event: Published) -> None:
+        published = event.outcome in {"merged", "replaced"}
+        lost = event.outcome == "lost_race"
         self._log.log(
-            logging.INFO if event.outcome == "merged" else logging.WARNING,
-            "workspace.published" if event.outcome == "merged" else "workspace.not_published",
+            logging.ERROR if lost else logging.INFO if published else logging.WARNING,
+            "workspace.published" if published else "workspace.not_published",
             **identity(event.lease),
             outcome=event.outcome,
+            fence=event.fence,
             budget_used=_rounded(event.budget_used),
             **given(commit=event.commit, detail=event.detail),
         )

@@ -31,12 +31,14 @@ from perago_worker.events import (
     HeartbeatSent,
     PollFinished,
     Published,
+    PublishOutcome,
     ServiceFailed,
     StateChanged,
     StepFinished,
     Transferred,
 )
 from perago_worker.models.outcome import OutcomeKind
+from perago_worker.ports import FenceLevel
 
 PHASE_BUCKETS_S = (
     0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 10800, 21600,
@@ -51,7 +53,8 @@ OTHER = "other"
 
 _POLLS = ("tasks", "empty", "error")
 _BEATS = ("held", "lost", "error")
-_PUBLICATIONS = ("merged", "refused", "lost_race", "failed")
+_PUBLICATIONS = get_args(PublishOutcome)
+_FENCES = get_args(FenceLevel)
 _DIRECTIONS = ("download", "upload")
 _RESTARTS = ("recycled", "ended", "stopped")
 _STATES = ("starting", "running", "draining", "stopped")
@@ -60,6 +63,8 @@ _GIVEN_BACK = ("ok", "error")
 # Codes of attempts that did not fail; every other code belongs to those that failed.
 _KINDS: Mapping[Code, OutcomeKind] = {
     Code.PUBLISHED: "completed",
+    Code.REPLACED: "completed",
+    Code.ADOPTED: "completed",
     Code.NO_OP: "completed",
     Code.READ_ONLY: "completed",
     Code.NO_WORKSPACE: "completed",
@@ -71,9 +76,11 @@ _KINDS: Mapping[Code, OutcomeKind] = {
     Code.WORKSPACE_TOO_LARGE: "terminal",
     Code.PRE_GUARD: "terminal",
     Code.TASK_TERMINAL: "terminal",
+    Code.FENCE_MISSING: "terminal",
     Code.HEAD_MOVED: "terminal",
     Code.LOST_RACE: "terminal",
     Code.OUTPUT_TOO_LARGE: "terminal",
+    Code.REPORT_REFUSED: "terminal",
     Code.SUPERSEDED: "superseded",
     Code.CANCELLED: "cancelled",
     Code.DRAINED: "released",
@@ -133,8 +140,9 @@ class Metrics:
             case HeartbeatSent(_, outcome, delay_s):
                 self._heartbeats.labels(outcome).inc()
                 self._heartbeat_delay.observe(delay_s)
-            case Published(lease, outcome, _, budget_used):
+            case Published(lease, outcome, _, budget_used, fence):
                 self._publications.labels(lease.task_type, outcome).inc()
+                self._fences.labels(fence).inc()
                 self._budget_used.labels(lease.task_type).observe(budget_used)
             case GivenBack(lease, _, error):
                 self._given_back.labels(lease.task_type, "error" if error else "ok").inc()
@@ -170,6 +178,9 @@ class Metrics:
         self._heartbeats = self._counter("heartbeats", "Heartbeats by their answer.", "outcome")
         self._heartbeat_delay = self._histogram(
             "heartbeat_delay_seconds", "How late heartbeats were sent.", DELAY_BUCKETS_S
+        )
+        self._fences = self._counter(
+            "publication_fences", "Publications by how well they were fenced.", "fence"
         )
         self._restarts = self._counter(
             "child_restarts", "Child processes started in place of another.", "cause"
@@ -227,6 +238,7 @@ class Metrics:
     def _start_worker_series(self, services: Collection[str]) -> None:
         self._build_info.labels(__version__, platform.python_version()).set(1)
         self._show_state("starting")
+        _touch(self._fences, ((fence,) for fence in _FENCES))
         _touch(self._heartbeats, ((outcome,) for outcome in _BEATS))
         _touch(self._restarts, ((cause,) for cause in (*_RESTARTS, OTHER)))
         _touch(self._service_failures, ((service,) for service in services))

@@ -395,6 +395,59 @@ class TestObserve:
         assert lost(harness, queue, lease).why == "gone"
 
 
+class TestEnded:
+    def test_runs_while_it_waits_or_is_leased(
+        self, harness: QueueHarness, queue: TaskQueue, other: TaskQueue
+    ) -> None:
+        task_type = harness.define()
+        submitted = harness.submit(task_type)
+        assert queue.ended(submitted.task_id) == "running"
+        lease = poll_one(harness, other, task_type)
+        assert queue.ended(submitted.task_id) == "running"
+        other.give_back(lease, after_s=600)
+        assert queue.ended(submitted.task_id) == "running"
+
+    @pytest.mark.parametrize(
+        ("kind", "end"), [("completed", "completed"), ("failed", "failed"), ("terminal", "failed")]
+    )
+    def test_tells_what_was_reported(
+        self, harness: QueueHarness, queue: TaskQueue, other: TaskQueue, kind: Any, end: str
+    ) -> None:
+        task_type = harness.define()
+        harness.submit(task_type)
+        lease = poll_one(harness, other, task_type)
+        other.complete(lease, Outcome(kind=kind, code="code"))
+
+        assert queue.ended(lease.task_id) == end
+
+    def test_failed_when_time_is_up(self, harness: QueueHarness, queue: TaskQueue) -> None:
+        """The task ends although its workflow goes on with a retry, which is another task."""
+        task_type = harness.define(responseTimeoutSeconds=1)
+        harness.submit(task_type)
+        lease = poll_one(harness, queue, task_type)
+        retry = poll_one(harness, queue, task_type)
+
+        assert queue.ended(lease.task_id) == "failed"
+        assert retry.task_id != lease.task_id
+
+    def test_failed_when_the_workflow_ends(self, harness: QueueHarness, queue: TaskQueue) -> None:
+        submitted = harness.submit(harness.define())
+        harness.terminate(submitted.workflow_id, "changed our mind")
+
+        ended_as(harness, submitted.task_id, "CANCELED")
+        assert queue.ended(submitted.task_id) == "failed"
+
+    def test_gone_when_there_is_no_such_task(self, harness: QueueHarness, queue: TaskQueue) -> None:
+        submitted = harness.submit(harness.define())
+        harness.remove(submitted.workflow_id)
+        harness.eventually(
+            lambda: harness.task(submitted.task_id) is None or None, "the task removed"
+        )
+
+        assert queue.ended(submitted.task_id) == "gone"
+        assert queue.ended(str(uuid.uuid4())) == "gone"
+
+
 class TestExtend:
     def test_keeps_a_lease_past_its_response_timeout(
         self, harness: QueueHarness, queue: TaskQueue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sqlite3
 import subprocess
@@ -21,6 +22,7 @@ from perago_worker.adapters.local.queue import LocalQueue
 from perago_worker.adapters.local.queue_records import Rules, TaskRecord
 from perago_worker.adapters.local.queue_schema import APPLICATION_ID, SCHEMA_VERSION
 from perago_worker.adapters.local.queue_timeouts import retry_delay_ms
+from perago_worker.adapters.local.queue_watch import Watch
 from perago_worker.adapters.system import SystemClock
 from perago_worker.errors import QueueRefused, QueueUnavailable
 from perago_worker.models import Held, Lease, Lost, Outcome
@@ -382,6 +384,31 @@ class TestLongPoll:
             assert [lease.task_type for lease in polls[number].result(30)] == [types[number]]
         assert clock.now() < 1_001
 
+    def test_misses_nothing_while_another_poll_begins_to_look(
+        self, path: Path, clock: ManualClock, pool: ThreadPoolExecutor
+    ) -> None:
+        """A commit just before the other poll's first look is no change to it, but is to us."""
+        closed = threading.Event()
+        watch = Watch(clock=clock, closed=closed)
+        deadline = clock.now() + 5
+        LocalQueue(path, clock=clock, worker_id="maker").close()
+        with (
+            closing(sqlite3.connect(path, check_same_thread=False)) as ours,
+            closing(sqlite3.connect(path, check_same_thread=False)) as theirs,
+            closing(LocalQueue(path, clock=clock, worker_id="other")) as other,
+        ):
+            before = watch.glimpse(ours)
+            define(other)
+            looking = pool.submit(
+                watch.wait, theirs, watch.glimpse(theirs), event_ms=math.inf, deadline=deadline
+            )
+            clock.until_waiting()
+            waiting = pool.submit(watch.wait, ours, before, event_ms=math.inf, deadline=deadline)
+            waiting.result(30)
+            assert not looking.done()
+            closed.set()
+            looking.result(30)
+
     @pytest.mark.parametrize("event", ["delay", "expiry"])
     def test_wakes_when_a_task_becomes_due(
         self, queue: LocalQueue, clock: ManualClock, pool: ThreadPoolExecutor, event: str
@@ -633,6 +660,7 @@ class TestFile:
         with pytest.raises(QueueRefused, match=r"queue\.db.*writable"):
             LocalQueue(tmp_path / folder / "queue.db", clock=clock, worker_id="one")
 
+    @pytest.mark.timeout(12)  # less than a call waits that is not told for how long
     def test_that_others_lock_is_unavailable_for_so_long(
         self, queue: LocalQueue, path: Path
     ) -> None:
@@ -649,29 +677,17 @@ class TestFile:
         assert statuses(queue) == ["COMPLETED"]
 
 
-_DRAIN = textwrap.dedent(
+_TAKE_FORTY = textwrap.dedent(
     """
     import sys
-    from concurrent.futures import ThreadPoolExecutor
     from pathlib import Path
+    from tests.unit.test_local_queue import take_shares
     from perago_worker.adapters.local.queue import LocalQueue
     from perago_worker.adapters.system import SystemClock
-    from perago_worker.models import Outcome
 
-    path, worker_id, threads = sys.argv[1:]
+    path, worker_id = sys.argv[1:]
     queue = LocalQueue(Path(path), clock=SystemClock(), worker_id=worker_id)
-
-    def drain():
-        ids = []
-        while not queue.idle(["unit.task"]):
-            for lease in queue.poll("unit.task", count=2, wait_s=0.1):
-                ids.append(lease.task_id)
-                queue.complete(lease, Outcome(kind="completed", code="x", output={}))
-        return ids
-
-    with ThreadPoolExecutor(int(threads)) as pool:
-        for future in [pool.submit(drain) for _ in range(int(threads))]:
-            print(*future.result(), sep="\\n")
+    print(*take_shares(queue, threads=2, share=20))
     queue.close()
     """
 )
@@ -709,41 +725,51 @@ _DIE = textwrap.dedent(
 
 def start(script: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
     )
+
+
+def take_shares(queue: LocalQueue, *, threads: int, share: int) -> list[str]:
+    """Complete `share` tasks in each of so many threads, and return the ids of all."""
+
+    def take_share() -> list[str]:
+        ids: list[str] = []
+        while len(ids) < share:
+            for lease in queue.poll(TASK, count=1, wait_s=1):
+                ids.append(lease.task_id)
+                queue.complete(lease, DONE)
+        return ids
+
+    with ThreadPoolExecutor(threads) as pool:
+        shares = [pool.submit(take_share) for _ in range(threads)]
+        return [task_id for future in shares for task_id in future.result(60)]
 
 
 class TestManyUsers:
     def test_threads_and_processes_get_each_task_once(self, path: Path) -> None:
-        """Eight threads here and two in each of three processes, which open the file at once."""
+        """Eight threads here and two in each of three processes share all tasks that there are."""
         with closing(LocalQueue(path, clock=SystemClock(), worker_id="here")) as queue:
             define(queue)
             submitted = [queue.submit(TASK, {}).task_id for _ in range(200)]
-            processes = [start(_DRAIN, str(path), f"there-{n}", "2") for n in range(3)]
-            delivered: list[str] = []
-
-            def drain() -> None:
-                while not queue.idle([TASK]):
-                    for lease in queue.poll(TASK, count=2, wait_s=0.1):
-                        delivered.append(lease.task_id)
-                        queue.complete(lease, DONE)
-
-            # Wait for a process to have its share, so that the threads do not take all of it.
-            while all(record.worker_id is None for record in queue.tasks(limit=200)):
-                assert all(process.poll() is None for process in processes)
-                SystemClock().wait(threading.Event(), 0.01)
-            with ThreadPoolExecutor(8) as pool:
-                for future in [pool.submit(drain) for _ in range(8)]:
-                    future.result(60)
+            processes = [start(_TAKE_FORTY, str(path), f"there-{number}") for number in range(3)]
+            delivered = take_shares(queue, threads=8, share=10)
             for process in processes:
                 output, _ = process.communicate(timeout=60)
                 assert process.returncode == 0
                 delivered.extend(output.split())
 
             assert sorted(delivered) == sorted(submitted)
-            workers = Counter(record.worker_id for record in queue.tasks(limit=1000))
-            assert len(workers) > 1
-            assert {record.poll_count for record in queue.tasks(limit=1000)} == {1}
+            records = queue.tasks(limit=1000)
+            assert {(record.status, record.poll_count) for record in records} == {("COMPLETED", 1)}
+            assert Counter(record.worker_id for record in records) == {
+                "here": 80,
+                "there-0": 40,
+                "there-1": 40,
+                "there-2": 40,
+            }
 
     def test_opening_a_new_file_at_once_works(self, tmp_path: Path) -> None:
         """Each user makes the file a queue unless another one has; no user sees it half-made."""

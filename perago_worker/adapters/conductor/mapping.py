@@ -13,8 +13,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from perago_worker.adapters.conductor.sdk import TaskExecLog, TaskResult, wire
-from perago_worker.errors import QueueRefused
+from perago_worker.errors import QueueRefused, QueueUnavailable
 from perago_worker.models import Held, Lease, LeaseIdentity, Lost, Observation, Outcome
+from perago_worker.ports import TaskEnd
 
 MAX_OUTPUT_BYTES = 10 * 1024 * 1024
 """Conductor takes a report with a larger output, answers 200, and ends the workflow for it.
@@ -98,6 +99,27 @@ def read_observation(record: Record, lease: Lease) -> Observation:
             return Lost(why="cancelled", detail=detail)
         case _:  # a retry has it, or it waits in the queue again
             return Lost(why="superseded", detail=detail)
+
+
+def read_end(record: Record) -> TaskEnd:
+    """Tell from a task's record whether and how the task has ended.
+
+    A retry is another task, with a record of its own.
+
+    Raises:
+        QueueUnavailable: The record says nothing that is known here.
+    """
+    match record.get("status"):
+        case "SCHEDULED" | "IN_PROGRESS":
+            return "running"
+        case "COMPLETED":
+            return "completed"
+        case "FAILED" | "FAILED_WITH_TERMINAL_ERROR" | "COMPLETED_WITH_ERRORS":
+            return "failed"
+        case "TIMED_OUT" | "CANCELED" | "SKIPPED":
+            return "failed"
+        case strange:
+            raise QueueUnavailable(f"task {record.get('taskId')} has the strange status {strange}")
 
 
 def _definition(record: Record) -> Record:

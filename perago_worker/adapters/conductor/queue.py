@@ -21,7 +21,7 @@ from perago_worker.adapters.conductor.sdk import MetadataResourceApi, TaskResour
 from perago_worker.adapters.conductor.transport import Request, Transport
 from perago_worker.errors import QueueError, QueueUnavailable
 from perago_worker.models import Lease, Lost, Observation, Outcome
-from perago_worker.ports import MAX_POLL_WAIT_S, Clock
+from perago_worker.ports import MAX_POLL_WAIT_S, Clock, TaskEnd
 
 POLL_GRACE_S = 15.0
 """How much longer than the server holds a poll the worker waits for its answer.
@@ -125,6 +125,16 @@ class ConductorQueue:
         headers = {"Content-Type": "text/plain; charset=utf-8"}
         with self._unless_unknown(lease):
             self._transport.send(Request("POST", path, content=body, headers=headers)).text()
+
+    def ended(self, task_id: str) -> TaskEnd:
+        """Read how a task has ended from its record."""
+        try:
+            record = self._tasks.get_task(task_id)
+        except NotFoundAnswer as answer:
+            if task_id in answer.message:
+                return "gone"
+            raise
+        return mapping.read_end(_object(record, f"task {task_id}"))
 
     def depth(self, task_type: str, *, domain: str | None = None) -> int:
         """Count waiting tasks; the SDK has no call for it that knows domains."""

@@ -119,6 +119,32 @@ class Api:
         )
         return self._transport.call(self._commits.commit, repository, branch, creation, into=into)
 
+    def commit_content(
+        self,
+        repository: str,
+        branch: str,
+        *,
+        content: str,
+        message: str,
+        metadata: Mapping[str, str],
+        into: ToError,
+    ) -> Commit:
+        """Commit a whole content, by its meta-range, in place of what a branch holds.
+
+        The server does not check the meta-range: only ever pass one that it has just returned.
+        """
+        creation = CommitCreation(
+            message=message, metadata=dict(metadata), date=None, allow_empty=True, force=False
+        )
+        return self._transport.call(
+            self._commits.commit,
+            repository,
+            branch,
+            creation,
+            source_metarange=content,
+            into=into,
+        )
+
     def merge(
         self,
         repository: str,
@@ -127,6 +153,7 @@ class Api:
         *,
         message: str,
         metadata: Mapping[str, str],
+        allow_empty: bool,
         timeout_s: float,
         into: ToError,
     ) -> str:
@@ -136,7 +163,7 @@ class Api:
             metadata=dict(metadata),
             strategy=None,  # a conflict means that the head moved, and is for the caller to solve
             force=False,
-            allow_empty=False,
+            allow_empty=allow_empty,
             squash_merge=False,  # the source stays a parent, where later attempts look for it
         )
         answer = self._transport.call(

@@ -154,6 +154,26 @@ class LakeFSStore:
         self._api.create_branch(_checked(repository), name, source=base, into=into)
         return LakeFSStage(self._api, repository, base=base, name=name)
 
+    def replacement(
+        self,
+        repository: str,
+        *,
+        on: CommitInfo,
+        content: CommitInfo,
+        name: str,
+        message: str,
+        metadata: Mapping[str, str],
+    ) -> CommitInfo:
+        """Commit the meta-range of one commit on top of another, on a hidden branch."""
+        self.stage(repository, on.id, name)
+        # Read again: a meta-range that the server does not know would make the branch unreadable.
+        tree = self.resolve(repository, content.id).tree
+        into = self._into(f"committing on stage {name!r}", repository, NotFound("branch", name))
+        commit = self._api.commit_content(
+            repository, name, content=tree, message=message, metadata=metadata, into=into
+        )
+        return commit_info(commit)
+
     def drop_stage(self, repository: str, name: str) -> None:
         """Remove a stage's branch; its commits stay, and can be published by their ids."""
         _require_stage(name)
@@ -194,6 +214,7 @@ class LakeFSStore:
         metadata: Mapping[str, str],
         message: str,
         timeout_s: float,
+        allow_unchanged: bool = False,
     ) -> CommitInfo:
         """Merge a staged commit, by its id, into a branch that is at `expected_head`.
 
@@ -218,6 +239,7 @@ class LakeFSStore:
             branch,
             message=message,
             metadata=fenced,
+            allow_empty=allow_unchanged,
             timeout_s=timeout_s,
             into=into,
         )

@@ -36,7 +36,7 @@ from perago_worker.adapters.local.queue_watch import Watch
 from perago_worker.errors import QueueRefused
 from perago_worker.models import Held, Lease, Lost, Observation, Outcome
 from perago_worker.models.outcome import MAX_REASON_CHARS
-from perago_worker.ports import MAX_POLL_WAIT_S, Clock
+from perago_worker.ports import MAX_POLL_WAIT_S, Clock, TaskEnd
 
 _Act = Callable[[sqlite3.Connection, TaskRow, Rules, int], None]
 """A change of an unfinished task, within a transaction, at a time in wall-clock milliseconds."""
@@ -141,6 +141,18 @@ class LocalQueue:
         with self._db.transaction() as db:
             if queue_tasks.find(db, lease.task_id) is not None:
                 queue_tasks.log(db, lease.task_id, map(clean, lines))
+
+    def ended(self, task_id: str) -> TaskEnd:
+        """Read how a task has ended from its row."""
+        with self._db.connection() as db:
+            self._expire(db)
+            found = queue_tasks.find(db, task_id)
+        if found is None:
+            return "gone"
+        task, _ = found
+        if task.unfinished:
+            return "running"
+        return "completed" if task.status == "COMPLETED" else "failed"
 
     def depth(self, task_type: str, *, domain: str | None = None) -> int:
         """Count the tasks that wait."""

@@ -33,6 +33,7 @@ from perago_worker.adapters.local.store_refs import LOCK_WAIT_S, branch_head, mo
 from perago_worker.adapters.local.store_stage import (
     LocalStage,
     add_commit,
+    open_replacement,
     open_stage,
     remove_stage,
     stage_names,
@@ -40,7 +41,7 @@ from perago_worker.adapters.local.store_stage import (
 from perago_worker.adapters.local.store_tree import find_blob, walk
 from perago_worker.errors import HeadMoved, StoreUnavailable
 from perago_worker.models import CommitInfo, ObjectInfo
-from perago_worker.ports import Digest
+from perago_worker.ports import Digest, FenceLevel
 
 
 class LocalStore:
@@ -108,6 +109,30 @@ class LocalStore:
         """Open a new stage; see the port."""
         return open_stage(self._repository(repository), base, name)
 
+    def replacement(
+        self,
+        repository: str,
+        *,
+        on: CommitInfo,
+        content: CommitInfo,
+        name: str,
+        message: str,
+        metadata: Mapping[str, str],
+    ) -> CommitInfo:
+        """Commit the content of one commit on top of another; see the port."""
+        return open_replacement(
+            self._repository(repository),
+            on=on.id,
+            content=content.id,
+            name=name,
+            message=message,
+            metadata=metadata,
+        )
+
+    def fence_level(self, repository: str, commit: str) -> FenceLevel:  # noqa: ARG002 -- always so
+        """Return `swap`: every move of a branch is a compare-and-swap; see the port."""
+        return "swap"
+
     def drop_stage(self, repository: str, name: str) -> None:
         """Remove a stage; see the port."""
         where = self._repository(repository)
@@ -130,6 +155,7 @@ class LocalStore:
         metadata: Mapping[str, str],
         message: str,
         timeout_s: float,
+        allow_unchanged: bool = False,  # noqa: ARG002 -- a merge commit needs no change to be one
     ) -> CommitInfo:
         """Move a branch from `expected_head` to a merge of `source`; see the port.
 

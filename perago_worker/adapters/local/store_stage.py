@@ -71,7 +71,7 @@ class LocalStage:
             if tree == base.tree_id:
                 raise NothingToCommit(f"stage {self._name!r} holds what {self._base} holds")
             commit = add_commit(repo, tree, [base.id], message, metadata)
-            self._point_at(repo, commit)
+            self.point_at(repo, commit)
             self._committed = commit_info(commit)
             return self._committed
 
@@ -81,7 +81,8 @@ class LocalStage:
                 raise StoreRefused(f"stage {self._name!r} is committed and cannot be changed")
             self._changes.update(changes)
 
-    def _point_at(self, repo: pygit2.Repository, commit: pygit2.Commit) -> None:
+    def point_at(self, repo: pygit2.Repository, commit: pygit2.Commit) -> None:
+        """Let the stage keep a commit from the garbage collector."""
         reference = _STAGES + self._name
         with turn(self._repository.directory):
             if reference not in repo.references:
@@ -106,6 +107,30 @@ def open_stage(repository: Repository, base: str, name: str) -> LocalStage:
                 raise StoreRefused(f"stage {name!r} exists")
             repo.references.create(_STAGES + name, commit.id)
     return LocalStage(repository, base=str(commit.id), name=name)
+
+
+def open_replacement(
+    repository: Repository,
+    *,
+    on: str,
+    content: str,
+    name: str,
+    message: str,
+    metadata: Mapping[str, str],
+) -> CommitInfo:
+    """Create a stage on one commit and commit the content of another there.
+
+    Raises:
+        NotFound: There is no such repository or commit.
+        StoreRefused: A stage of that name exists, or the name cannot be one.
+    """
+    stage = open_stage(repository, on, name)
+    with repository.translated("commit a replacement"):
+        repo = repository.open()
+        tree = find_commit(repo, content).tree_id
+        commit = add_commit(repo, tree, [find_commit(repo, on).id], message, metadata)
+        stage.point_at(repo, commit)
+        return commit_info(commit)
 
 
 def remove_stage(repository: Repository, name: str) -> None:

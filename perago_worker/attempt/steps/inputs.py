@@ -13,8 +13,10 @@ from pydantic import ValidationError
 from perago_worker.attempt.codes import Code
 from perago_worker.attempt.complaints import complaints
 from perago_worker.attempt.context import Attempt
-from perago_worker.errors import TaskDefinitionError, TerminalAttemptError
+from perago_worker.attempt.fence import Replace, adoptable, short
+from perago_worker.errors import QueueError, TaskDefinitionError, TerminalAttemptError
 from perago_worker.models import Publication, WorkspaceInput
+from perago_worker.ports import FenceLevel
 
 
 def receive(attempt: Attempt) -> None:
@@ -66,7 +68,8 @@ def find_input(attempt: Attempt) -> None:
 
 
 def precheck(attempt: Attempt) -> None:
-    """Find out whether the attempt could publish at all, before hours of work."""
+    """Find out whether the attempt could publish at all, or need not, before hours of work."""
+    attempt.fence = _checked_fence(attempt)
     lease = attempt.lease
     attempt.publication = Publication(
         uuid=str(uuid.uuid4()),
@@ -77,4 +80,37 @@ def precheck(attempt: Attempt) -> None:
         input_ref=attempt.input_commit.id,
         params_digest=attempt.params_digest,
     )
-    attempt.retry(attempt.publisher().check_head)
+    allowed = attempt.retry(attempt.publisher().look)
+    if isinstance(allowed, Replace) and attempt.tools.settings.adopt:
+        _adopt_if_possible(attempt, allowed)
+
+
+def _checked_fence(attempt: Attempt) -> FenceLevel:
+    """Return how well the publication will be fenced; refuse when that is not well enough."""
+    repository = attempt.input.repository
+    level = attempt.retry(attempt.tools.store.fence_level, repository, attempt.input_commit.id)
+    if level == "verify" and attempt.tools.settings.require_fence:
+        raise TerminalAttemptError(
+            Code.FENCE_MISSING,
+            f"input commit {short(attempt.input_commit.id)} of '{repository}' has no fence, which "
+            "publish.require_fence asks for; run 'perago-worker fence install' for the branch and "
+            "start from its new head",
+        )
+    return level
+
+
+def _adopt_if_possible(attempt: Attempt, found: Replace) -> None:
+    """Take over what an earlier attempt published and could not report: its work is done."""
+    try:
+        if not adoptable(found, attempt.publication, attempt.tools.queue.ended):
+            return
+    except QueueError:
+        return  # running the body again is always right, only slower
+    (publication,) = found.publications
+    try:
+        result = attempt.definition.validate_result(json.loads(publication.result or ""))
+    except ValueError:
+        return  # recorded by another version of the task
+    attempt.result = result
+    attempt.code, attempt.output_ref = Code.ADOPTED, found.head.id
+    attempt.done = True

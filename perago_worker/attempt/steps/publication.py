@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
+import io
 import json
-import os
 from contextlib import suppress
 
 from perago_worker.attempt.codes import Code
 from perago_worker.attempt.context import Attempt
 from perago_worker.attempt.publish import upload
+from perago_worker.attempt.stage_name import StageName
 from perago_worker.errors import NothingToCommit, StoreError, StoreUnavailable
 from perago_worker.events import StageLeft, Transferred
+from perago_worker.models import Publication
 from perago_worker.models.publication import MAX_RECORDED_RESULT_BYTES
 from perago_worker.ports import Stage
+
+SENTINEL_FOLDER = "_perago/heads"
+"""Where sentinels are, one for each branch."""
 
 
 def changes(attempt: Attempt) -> None:
@@ -25,7 +29,7 @@ def stage(attempt: Attempt) -> None:
     """Put the changes on a hidden branch and freeze them as a commit."""
     if not attempt.changes:
         return
-    _record_result(attempt)
+    attempt.publication = _settled(attempt)
     tools = attempt.tools
     opened = _open_stage(attempt)
     started_at = tools.clock.now()
@@ -38,11 +42,13 @@ def stage(attempt: Attempt) -> None:
         retry=attempt.retry,
         check=attempt.stop.check,
     )
+    if tools.settings.sentinel and attempt.fence == "verify":
+        attempt.retry(_write_sentinel, attempt, opened)
     publication = attempt.publication
     with suppress(NothingToCommit):  # files were rewritten with what they held
         attempt.staged = attempt.retry(
             opened.commit,
-            f"Stage {publication.lineage}",
+            f"Stage {attempt.lease.task_type} of workflow {attempt.lease.workflow_id}",
             publication.metadata(expected_head=publication.input_ref),
         )
     written = attempt.changes.written.values()
@@ -58,31 +64,44 @@ def stage(attempt: Attempt) -> None:
     )
 
 
-def _record_result(attempt: Attempt) -> None:
-    """Let the publication carry a small result, so that a later attempt may adopt it."""
-    if not attempt.tools.settings.record_result:
-        return
-    result = json.dumps(attempt.result, separators=(",", ":"), ensure_ascii=False)
-    if len(result.encode()) <= MAX_RECORDED_RESULT_BYTES:
-        attempt.publication = attempt.publication.model_copy(update={"result": result})
+def _settled(attempt: Attempt) -> Publication:
+    """Return the publication with what was not known before the body: its result, if it is small.
+
+    And with the token of the newest delivery: the task may have been delivered again meanwhile.
+    """
+    result = None
+    if attempt.tools.settings.record_result:
+        text = json.dumps(attempt.result, separators=(",", ":"), ensure_ascii=False)
+        result = text if len(text.encode()) <= MAX_RECORDED_RESULT_BYTES else None
+    return attempt.publication.model_copy(update={"result": result, "token": attempt.lease.token})
+
+
+def _write_sentinel(attempt: Attempt, stage: Stage) -> None:
+    """Write bytes that no other publication writes where every publication writes.
+
+    Two that race then conflict, where nothing better keeps them apart.
+    """
+    content = f"{attempt.publication.uuid}\n".encode()
+    key = f"{SENTINEL_FOLDER}/{attempt.input.branch}"
+    stage.write(key, io.BytesIO(content), len(content))
 
 
 def _open_stage(attempt: Attempt) -> Stage:
     """Open a stage under a new name at every try: one whose answer was lost may exist, too."""
 
     def open_new() -> Stage:
-        name = stage_name(attempt)
-        attempt.leaving.callback(_drop, attempt, name)
+        name = _name_stage(attempt)
         return attempt.tools.store.stage(attempt.input.repository, attempt.input_commit.id, name)
 
     return attempt.retry(open_new)
 
 
-def stage_name(attempt: Attempt) -> str:
-    """Return a new name for a stage: the same beginning for all attempts at the same work."""
-    work = f"{attempt.lease.lineage} {attempt.input_commit.id}"
-    digest = hashlib.sha256(work.encode()).hexdigest()[:20]
-    return f"perago-{digest}-r{attempt.lease.retry_count}-{os.urandom(4).hex()}"
+def _name_stage(attempt: Attempt) -> str:
+    """Return a new name for a stage, which will be dropped at the end whether it was made or not."""
+    created_at = attempt.tools.clock.time()
+    name = str(StageName.new(attempt.lease, attempt.input_commit.id, created_at=created_at))
+    attempt.leaving.callback(_drop, attempt, name)
+    return name
 
 
 def _drop(attempt: Attempt, name: str) -> None:
@@ -102,10 +121,16 @@ def _drop(attempt: Attempt, name: str) -> None:
 
 
 def publish(attempt: Attempt) -> None:
-    """Make the staged commit the branch's head, or make sure that there is nothing to publish."""
-    if attempt.staged is None:
-        attempt.retry(attempt.publisher().check_head)
+    """Make the staged content the branch's, or make sure that there is nothing to publish.
+
+    Without changes the branch has to hold what the input holds: it does, unless an earlier attempt
+    published and was not heard of; then the input's content is put back on top of it.
+    """
+    attempt.publication = _settled(attempt)
+    publisher = attempt.publisher(new_stage_name=lambda: _name_stage(attempt))
+    merged = publisher.publish(attempt.staged or attempt.input_commit)
+    if merged is None:
         attempt.code, attempt.output_ref = Code.NO_OP, attempt.input.ref
-        return
-    merged = attempt.publisher().publish(attempt.staged)
-    attempt.code, attempt.output_ref = Code.PUBLISHED, merged.id
+    else:
+        attempt.code = Code.REPLACED if publisher.replaced else Code.PUBLISHED
+        attempt.output_ref = merged.id

@@ -110,8 +110,12 @@ def test_stopping_ends_a_wait() -> None:
         if stop.is_set():
             raise InterruptedError
 
+    def stop_the_wait() -> None:
+        clock.until_waiting()
+        stop.set()
+
     def work() -> None:
-        threading.Thread(target=lambda: (clock.until_waiting(), stop.set())).start()
+        threading.Thread(target=stop_the_wait).start()
         raise StoreUnavailable("away")
 
     with pytest.raises(InterruptedError):

@@ -7,7 +7,7 @@ from pydantic import BaseModel, SecretStr, ValidationError, field_validator
 
 from perago_worker.attempt.complaints import complaints
 
-SECRET = "hunter2-hunter2"
+PRIVATE = "hunter2-hunter2"
 
 
 class Inner(BaseModel):
@@ -43,9 +43,9 @@ def test_every_problem_is_named_with_its_place() -> None:
 
 
 def test_values_are_never_repeated() -> None:
-    text = complaint_about({"name": SECRET, "inner": [{"count": SECRET, "key": [SECRET]}]})
+    text = complaint_about({"name": PRIVATE, "inner": [{"count": PRIVATE, "key": [PRIVATE]}]})
 
-    assert SECRET not in text
+    assert PRIVATE not in text
     assert "name: Value error, is too long" in text
 
 

@@ -142,7 +142,9 @@ def test_a_history_that_does_not_lead_to_the_input_is_refused(above: list[Made])
     """The branch was reset, or so much was published that the chain is cut."""
     history = chain(*above, base=["elsewhere000", "root00000000"])
 
-    assert decide(history, OURS) == Refuse(history[0], f"its history does not lead to the input {INPUT}")
+    assert decide(history, OURS) == Refuse(
+        history[0], f"its history does not lead to the input {INPUT}"
+    )
 
 
 def test_our_publication_is_found_even_where_the_input_is_not() -> None:
@@ -181,7 +183,7 @@ def test_the_replaced_publication_is_the_first_one_above_the_input() -> None:
     decision = decide(chain(DOWNSTREAM, OLDER, OLDEST), OURS)
 
     assert isinstance(decision, Replace)
-    assert decision.replaced == OLDEST
+    assert decision.publications[-1] == OLDEST
 
 
 @pytest.mark.parametrize(

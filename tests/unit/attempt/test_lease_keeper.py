@@ -452,7 +452,8 @@ class TestAdopt:
         assert isinstance(here.local_queue.observe(newer), Held)
 
     @pytest.mark.parametrize(
-        "changed", [{"start_time_ms": 2**42}, {"input": {"params": {}}}, {"retry_count": 1}]
+        "changed",
+        [{"start_time_ms": 2**42}, {"input": {"params": {"do": "fail"}}}, {"retry_count": 1}],
     )
     def test_a_rerun_is_not_adopted_and_ends_the_attempt(
         self, keeper: LeaseKeeper, lease: Lease, changed: dict[str, object]
