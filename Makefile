@@ -17,8 +17,10 @@ help: ## List the targets
 
 .PHONY: run
 run: .venv/runtime.stamp ## Run the example on the embedded queue and store
-	@$(WORKER) submit weather.daily --workspace weather --import config/examples/station_data
+	@$(WORKER) submit weather.daily --workspace weather@main --import config/examples/station_data
+	@$(WORKER) submit weather.dew_point --params '{"temperature_c": 21.5, "humidity_percent": 60}'
 	@$(WORKER) --until-idle
+	@$(WORKER) tasks
 
 .PHONY: test
 test: .venv/dev.stamp ## Run the everyday tests, without servers
