@@ -43,6 +43,7 @@ from perago_worker.errors import ConfigError, ConfigProblem, TaskDefinitionError
 from perago_worker.events import ChildStarted, Fanout, Listener
 from perago_worker.ports import MAX_POLL_WAIT_S, Clock, TaskQueue, WorkspaceStore
 from perago_worker.runtime.heartbeats import Heartbeats
+from perago_worker.runtime.janitor import Janitor, SeenRepositories, StageSurvey
 from perago_worker.runtime.poller import Poller
 from perago_worker.runtime.shutdown import Shutdown
 from perago_worker.runtime.slots import SlotPool
@@ -247,9 +248,10 @@ def build_supervisor(
     heartbeats = Heartbeats(clock=clock)
     registry = CollectorRegistry()
     slots = {d.name: config.task(d.name).concurrency for d in definitions}
-    services = ["heartbeats", *(f"poller {name}" for name in slots)]
+    services = ["heartbeats", "janitor", *(f"poller {name}" for name in slots)]
     metrics = Metrics(registry, slots=slots, steps=STEP_NAMES, codes=tuple(Code), services=services)
-    listener = Fanout([*listeners, metrics])
+    seen = SeenRepositories()
+    listener = Fanout([*listeners, metrics, seen])
     owner = f"{os.getpid()}-{os.urandom(4).hex()}"
     directories = AttemptDirectories(config.workspace.root, owner=owner)
 
@@ -300,6 +302,14 @@ def build_supervisor(
         listener=listener,
         drain_timeout_s=config.worker.drain_timeout,
         until_idle=until_idle,
+        janitor=Janitor(
+            survey=StageSurvey(queue=queue, store=store, clock=clock),
+            store=store,
+            directories=directories,
+            seen=seen,
+            clock=clock,
+            listener=listener,
+        ),
     )
 
 

@@ -146,6 +146,20 @@ class StageLeft(Event):
 
 
 @dataclass(frozen=True)
+class Swept(Event):
+    """Something that a killed worker had left behind was removed.
+
+    Attributes:
+        kind: What it was: a hidden stage, or the directory of a worker.
+        repository: Where the stage was; empty for a directory.
+    """
+
+    kind: Literal["stage", "directory"]
+    repository: str
+    name: str
+
+
+@dataclass(frozen=True)
 class GivenBack(Event):
     """A task was put back in the queue, or should have been.
 

@@ -49,9 +49,8 @@ class AttemptDirectories:
             ConfigError: The workspace root cannot be written.
         """
         try:
-            self._home.mkdir(parents=True, mode=0o700)
-            fd = os.open(self._home / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while (fd := _claim(self._home)) is None:
+                pass
         except OSError as error:
             raise ConfigError(
                 [
@@ -79,11 +78,8 @@ class AttemptDirectories:
 
     def remove_dead(self) -> list[str]:
         """Remove the directories of workers that are gone; return their names."""
-        removed = []
-        for home in sorted(self._root.iterdir()) if self._root.is_dir() else ():
-            if home != self._home and _remove_if_dead(home):
-                removed.append(home.name)
-        return removed
+        others = [home for home in _homes(self._root) if home != self._home]
+        return [home.name for home in others if remove_if_dead(home)]
 
     def close(self) -> None:
         """Remove this process's directory and let go of the claim. Idempotent."""
@@ -94,20 +90,76 @@ class AttemptDirectories:
         self._lock_fd = None
 
 
-def _remove_if_dead(home: Path) -> bool:
+@dataclass(frozen=True)
+class WorkerDirectory:
+    """The directory of one worker process below a workspace root.
+
+    Attributes:
+        changed_at: When an attempt last began or ended in it, seconds since the epoch.
+        dead: Whether its worker is gone.
+    """
+
+    path: Path
+    changed_at: float
+    dead: bool
+
+
+def worker_directories(root: Path) -> list[WorkerDirectory]:
+    """List the directories of workers below a workspace root; change nothing."""
+    found = []
+    for home in _homes(root):
+        with suppress(FileNotFoundError), _lock_file(home) as fd:
+            if fd is not None:
+                dead = _try_lock(fd, fcntl.LOCK_SH)
+                found.append(WorkerDirectory(home, home.stat().st_mtime, dead))
+    return found
+
+
+def remove_if_dead(home: Path) -> bool:
+    """Remove the directory of a worker that is gone; return whether it was."""
+    with _lock_file(home) as fd:
+        if fd is None or not _try_lock(fd, fcntl.LOCK_EX):
+            return False
+        _remove_home(home)
+        return True
+
+
+def _homes(root: Path) -> list[Path]:
+    return sorted(root.iterdir()) if root.is_dir() else []
+
+
+def _claim(home: Path) -> int | None:
+    """Make a worker's directory and lock it; None when somebody took it for a dead one's before."""
+    home.mkdir(parents=True, mode=0o700)
+    fd = os.open(home / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_EX)  # whoever looks whether it is dead holds it for a moment only
+    if os.fstat(fd).st_nlink:
+        return fd
+    os.close(fd)
+    return None
+
+
+@contextmanager
+def _lock_file(home: Path) -> Iterator[int | None]:
+    """Open a worker's lock; None when it is not one of ours, or just being made or removed."""
     try:
         fd = os.open(home / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
-        return False  # not one of ours, or just being made or removed
+        yield None
+        return
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False  # its worker lives
-    else:
-        _remove_home(home)
-        return True
+        yield fd
     finally:
         os.close(fd)
+
+
+def _try_lock(fd: int, kind: int) -> bool:
+    """Lock, unless the worker that holds the lock lives; closing the file unlocks."""
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def remove_tree(path: Path) -> None:

@@ -11,6 +11,8 @@ import typer
 from perago_worker._version import __version__
 from perago_worker.cli.check import check
 from perago_worker.cli.exits import Commands, UsageError
+from perago_worker.cli.fence import fence_app
+from perago_worker.cli.gc import gc
 from perago_worker.cli.options import Invocation, open_config
 from perago_worker.cli.submit import submit
 from perago_worker.cli.taskdef import taskdef_app
@@ -32,8 +34,10 @@ app = typer.Typer(
 )
 app.command()(check)
 app.add_typer(taskdef_app, name="taskdef")
+app.add_typer(fence_app, name="fence")
 app.command()(submit)
 app.command()(tasks)
+app.command()(gc)
 
 
 class LogLevel(StrEnum):

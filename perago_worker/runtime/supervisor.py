@@ -10,7 +10,7 @@ from perago_worker.attempt.backoff import Backoff
 from perago_worker.attempt.directories import AttemptDirectories
 from perago_worker.attempt.stop import StopCause
 from perago_worker.errors import QueueError
-from perago_worker.events import Listener, ServiceFailed, StateChanged
+from perago_worker.events import Listener, ServiceFailed, StateChanged, Swept
 from perago_worker.ports import Clock, TaskQueue
 from perago_worker.runtime.heartbeats import Heartbeats
 from perago_worker.runtime.poller import Poller
@@ -80,10 +80,12 @@ class Supervisor:
         listener: Listener,
         drain_timeout_s: float,
         until_idle: bool,
+        janitor: Service | None = None,
     ) -> None:
         self._queue = queue
         self._pollers = pollers
         self._heartbeats = heartbeats
+        self._janitor = [janitor] if janitor else []
         self._directories = directories
         self._endpoint = make_endpoint(self.liveness, self.readiness)
         self._shutdown = shutdown
@@ -101,7 +103,7 @@ class Supervisor:
     @property
     def _services(self) -> list[Service]:
         slots = [slot for pool in self._pools for slot in pool.slots]
-        return [self._heartbeats, *slots, *self._pollers]
+        return [self._heartbeats, *self._janitor, *slots, *self._pollers]
 
     def run(self) -> int:
         """Work until asked to end; return the exit code. Called in the main thread."""
@@ -122,6 +124,8 @@ class Supervisor:
         self._enter("starting")
         self._directories.open()
         removed = self._directories.remove_dead()
+        for name in removed:
+            self._listener.on_event(Swept("directory", "", name))
         self._endpoint.start()
         for service in self._services:
             if service not in self._pollers:
@@ -204,8 +208,9 @@ class Supervisor:
         for pool in self._pools:
             for slot in pool.slots:
                 slot.join(max(0.0, give_up_at - self._clock.now()))
-        self._heartbeats.stop()
-        self._heartbeats.join(LOOK_INTERVAL_S)
+        for service in (*self._janitor, self._heartbeats):
+            service.stop()
+            service.join(LOOK_INTERVAL_S)
         self._directories.close()
         self._enter("stopped")
         self._endpoint.stop()

@@ -21,6 +21,7 @@ from perago_worker.events import (
     ServiceFailed,
     StateChanged,
     StepFinished,
+    Swept,
     Transferred,
 )
 from perago_worker.models import Lease
@@ -69,6 +70,8 @@ class EventLog:
                 self._log.log(
                     level, "task.given_back", **identity(lease), why=why, **given(error=error)
                 )
+            case Swept(kind, repository, name):
+                self._log.info("gc.removed", kind=kind, name=name, **given(repository=repository))
             case ChildStarted(task_type, pid, cause):
                 level = logging.WARNING if cause == "ended" else logging.DEBUG
                 self._log.log(level, "child.started", task=task_type, pid=pid, cause=cause)

@@ -35,6 +35,7 @@ from perago_worker.events import (
     ServiceFailed,
     StateChanged,
     StepFinished,
+    Swept,
     Transferred,
 )
 from perago_worker.models.outcome import OutcomeKind
@@ -59,6 +60,7 @@ _DIRECTIONS = ("download", "upload")
 _RESTARTS = ("recycled", "ended", "stopped")
 _STATES = ("starting", "running", "draining", "stopped")
 _GIVEN_BACK = ("ok", "error")
+_SWEPT = ("stage", "directory")
 
 # Codes of attempts that did not fail; every other code belongs to those that failed.
 _KINDS: Mapping[Code, OutcomeKind] = {
@@ -149,6 +151,8 @@ class Metrics:
             case ChildStarted(_, _, cause):
                 if cause != "start":
                     self._restarts.labels(cause if cause in _RESTARTS else OTHER).inc()
+            case Swept(kind):
+                self._swept.labels(kind).inc()
             case ServiceFailed(service):
                 self._service_failures.labels(service).inc()
             case StateChanged(state):
@@ -188,6 +192,7 @@ class Metrics:
         self._service_failures = self._counter(
             "service_failures", "Parts of the worker that ended on an exception.", "service"
         )
+        self._swept = self._counter("gc_removed", "Leftovers of killed workers removed.", "kind")
 
     def _make_task_metrics(self) -> None:
         self._polls = self._counter("polls", "Polls by what they brought.", "task", "outcome")
@@ -242,6 +247,7 @@ class Metrics:
         _touch(self._heartbeats, ((outcome,) for outcome in _BEATS))
         _touch(self._restarts, ((cause,) for cause in (*_RESTARTS, OTHER)))
         _touch(self._service_failures, ((service,) for service in services))
+        _touch(self._swept, ((kind,) for kind in _SWEPT))
 
     def _start_task_series(self, task: str, slots: int) -> None:
         self._slots.labels(task).set(slots)

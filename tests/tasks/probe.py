@@ -36,6 +36,7 @@ SHORT_LEASE = TaskControls(
 
 Deed = Literal[
     "write",
+    "write_from",
     "nothing",
     "rewrite",
     "delete",
@@ -125,7 +126,7 @@ def short_lease(workspace: Path, params: Order) -> Answer:
 
 
 def _do(order: Order, folder: Path) -> Answer:
-    if order.signal_file:
+    if order.signal_file and order.do != "write_from":
         Path(order.signal_file).write_text(str(os.getpid()))
     detail = _DEEDS[order.do](order, folder) or {}
     if order.do == "wrong_result":
@@ -137,6 +138,11 @@ def _write(order: Order, folder: Path) -> None:
     target = folder / order.path
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(order.text)
+
+
+def _write_from(order: Order, folder: Path) -> None:
+    """Write what the signal file holds."""
+    (folder / order.path).write_text(Path(order.signal_file).read_text())
 
 
 def _rewrite(order: Order, folder: Path) -> None:
@@ -222,6 +228,7 @@ def _open_files() -> list[str]:
 
 _DEEDS: dict[str, Any] = {
     "write": _write,
+    "write_from": _write_from,
     "nothing": lambda order, folder: None,
     "rewrite": _rewrite,
     "delete": lambda order, folder: (folder / order.path).unlink(),

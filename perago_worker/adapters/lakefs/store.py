@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
+from perago_worker.adapters.lakefs.fence_level import FenceLevels
 from perago_worker.adapters.lakefs.mapping import (
     PAGE,
     Answered,
@@ -33,7 +34,7 @@ from perago_worker.errors import (
 )
 from perago_worker.models import CommitInfo, ObjectInfo
 from perago_worker.models.publication import EXPECTED_HEAD
-from perago_worker.ports import Digest, Stage
+from perago_worker.ports import Digest, FenceLevel, Stage
 
 if TYPE_CHECKING:  # loading the SDK takes a second; see `LakeFSStore`
     from perago_worker.adapters.lakefs.api import Api
@@ -59,6 +60,7 @@ class LakeFSStore:
         self._settings = settings
         self._connecting = threading.Lock()
         self._connected: Api | None = None
+        self._fence_levels = FenceLevels(self, timeout_s=settings.request_timeout_s)
 
     @classmethod
     def open(cls, settings: LakeFSSettings) -> LakeFSStore:
@@ -174,6 +176,10 @@ class LakeFSStore:
         )
         return commit_info(commit)
 
+    def fence_level(self, repository: str, commit: str) -> FenceLevel:
+        """Return `hook` where the fence is and works, else `verify`; see `fence_level`."""
+        return self._fence_levels.level(repository, commit)
+
     def drop_stage(self, repository: str, name: str) -> None:
         """Remove a stage's branch; its commits stay, and can be published by their ids."""
         _require_stage(name)
@@ -249,6 +255,11 @@ class LakeFSStore:
             raise PublishUnknown(
                 f"branch {branch!r} was merged into, but merge {merge} cannot be read"
             ) from error
+
+    @property
+    def api(self) -> Api:
+        """The calls beneath the port, for commands that administer repositories."""
+        return self._api
 
     def close(self) -> None:
         """Release connections."""

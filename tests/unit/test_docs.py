@@ -1,0 +1,250 @@
+"""The documentation against the code: what a page names exists, and what exists is on its page.
+
+No prose is judged here. Links and anchors lead somewhere; code blocks can be used as they stand;
+commands take the options they are shown with; and the lists of codes, metrics, log events and
+configuration keys are those of the code.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import typer
+from prometheus_client import CollectorRegistry
+from typer.main import get_command
+
+from perago_worker.attempt.codes import Code
+from perago_worker.attempt.pipeline import STEP_NAMES
+from perago_worker.cli import app
+from perago_worker.config import load_config
+from perago_worker.task import load_module_tasks
+from perago_worker.telemetry.metrics import Metrics
+from tests.unit import render_configuration
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "perago_worker"
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+
+FENCED = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\((?P<target>[^)\s]+)\)")
+HEADING = re.compile(r"^#+ (?P<title>.+)$", re.MULTILINE)
+FIRST_CELL = re.compile(r"^\| `(?P<cell>[^`]+)`", re.MULTILINE)
+EVENT = re.compile(r'"([a-z]+\.[a-z_]+)"')
+LOGGED = re.compile(r"\.(?:debug|info|warning|error)\(\s*" + EVENT.pattern)
+
+BASE_CONFIG = {
+    "worker": '[worker]\nmodules = ["shop"]\n',
+    "queue": '[queue]\nkind = "local"\n',
+    "store": '[store]\nkind = "local"\n',
+}
+"""What a configuration cannot do without; added to blocks that show another part of one."""
+
+
+class Block(NamedTuple):
+    """A fenced block of code, and where it is."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(*languages: str) -> list[Block]:
+    return [
+        Block(page, text.count("\n", 0, match.start()) + 1, match["language"], match["text"])
+        for page in PAGES
+        for text in [page.read_text(encoding="utf-8")]
+        for match in FENCED.finditer(text)
+        if match["language"] in languages
+    ]
+
+
+def prose(page: Path) -> str:
+    """Return a page without its blocks of code."""
+    return FENCED.sub("", page.read_text(encoding="utf-8"))
+
+
+def anchors(page: Path) -> set[str]:
+    titles = (match["title"] for match in HEADING.finditer(prose(page)))
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+# --- links ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
+    for match in LINK.finditer(prose(page)):
+        target, _, anchor = match["target"].partition("#")
+        if target.startswith(("http://", "https://")):
+            continue
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists(), f"{match['target']} leads nowhere"
+        assert file.is_relative_to(ROOT), f"{match['target']} leads out of the project"
+        assert not anchor or anchor in anchors(file), f"{match['target']} has no such heading"
+
+
+def test_every_page_is_linked_to() -> None:
+    linked = {
+        (page.parent / match["target"].partition("#")[0]).resolve()
+        for page in PAGES
+        for match in LINK.finditer(prose(page))
+    }
+    assert not set(PAGES[1:]) - linked
+
+
+# --- code -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
+def test_python_can_be_imported(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block with `@task` in it is a module of tasks; every other one runs as it stands."""
+    name = f"documented_{abs(hash(str(block)))}"
+    (tmp_path / f"{name}.py").write_text(block.text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    if "@task" in block.text:
+        assert load_module_tasks(name)
+    else:
+        # Blocks build on the module of the page's first one, as a test does on the task it tests.
+        compile(block.text, str(block), "exec")
+        _check_imports(block.text)
+    sys.modules.pop(name, None)
+
+
+def _check_imports(text: str) -> None:
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("perago_worker"):
+            module = __import__(node.module or "", fromlist=["_"])
+            missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
+            assert not missing, f"{node.module} has no {missing}"
+
+
+@pytest.mark.parametrize("block", blocks("toml"), ids=str)
+def test_toml_is_a_configuration(block: Block, tmp_path: Path) -> None:
+    """Parts of one are completed with what they leave out; the secret files they name exist."""
+    content = tomllib.loads(block.text)
+    for section, text in BASE_CONFIG.items():
+        block = block._replace(text=block.text if section in content else block.text + text)
+    for table in content.values():
+        for key, value in table.items():
+            if key.endswith("_file"):
+                file = tmp_path / value
+                file.parent.mkdir(exist_ok=True)
+                file.write_text("secret")
+                file.chmod(0o600)
+    path = tmp_path / "worker.toml"
+    path.write_text(block.text, encoding="utf-8")
+    assert not load_config(path, environ={}).warnings
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Yield where a command stands and its arguments, from blocks and from within the text."""
+    for block in blocks("sh"):
+        for line in block.text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            while words and "=" in words[0]:
+                words = words[1:]
+            if words and Path(words[0]).name == "perago-worker":
+                yield f"{block}: {line}", list(takewhile(_is_argument, words[1:]))
+    for page in PAGES:
+        text = prose(page).partition(render_configuration.BEGIN)[0]
+        for match in re.finditer(r"`perago-worker ([^`]+)`", text):
+            yield f"{page.relative_to(ROOT)}: {match[0]}", shlex.split(match[1])
+
+
+def _is_argument(word: str) -> bool:
+    return word not in {"|", "||", "&&", ">", "&", ";"}
+
+
+@pytest.mark.parametrize(("where", "arguments"), commands())
+def test_command_takes_what_it_is_shown_with(where: str, arguments: Sequence[str]) -> None:
+    command: Any = get_command(app)
+    rest = list(arguments)
+    while True:
+        context = typer.Context(command, info_name="perago-worker")
+        _, rest, _ = command.make_parser(context).parse_args(rest)
+        if not rest or not hasattr(command, "commands"):
+            break
+        assert rest[0] in command.commands, f"{where}: there is no command {rest[0]}"
+        command, rest = command.commands[rest[0]], rest[1:]
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {
+        match[1] for page in PAGES for match in re.finditer(r"(?:`|^|\()make ([a-z]+)", page.read_text(), re.M)
+    }
+    assert named
+    assert named <= targets
+
+
+# --- reference ------------------------------------------------------------------------------------
+
+
+def test_configuration_is_that_of_the_models() -> None:
+    written = render_configuration.PAGE.read_text(encoding="utf-8")
+    assert written == render_configuration.page(), (
+        "renew it: python -m tests.unit.render_configuration"
+    )
+
+
+def test_every_code_is_explained() -> None:
+    explained = FIRST_CELL.findall((DOCS / "outcomes.md").read_text(encoding="utf-8"))
+    assert sorted(explained) == sorted(Code)
+
+
+def test_every_step_is_explained() -> None:
+    explained = FIRST_CELL.findall((DOCS / "attempt.md").read_text(encoding="utf-8"))
+    assert explained == list(STEP_NAMES)
+
+
+def operations(heading: str) -> str:
+    """Return one section of the operator's page."""
+    text = (DOCS / "operations.md").read_text(encoding="utf-8")
+    _, _, after = text.partition(f"\n## {heading}\n")
+    assert after, f"there is no section {heading}"
+    return after.partition("\n## ")[0]
+
+
+def test_every_metric_is_listed_with_its_labels() -> None:
+    registry = CollectorRegistry()
+    Metrics(registry, slots={"t": 1}, steps=["s"], services=["p"])
+    expected = {}
+    for family in registry.collect():
+        if family.name.startswith("perago_worker_"):
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+            expected[name.removeprefix("perago_worker_")] = labels
+    rows = re.findall(r"^\| `([a-z_]+)` \| \w+ \| (.*?) \|", operations("Metrics"), re.MULTILINE)
+    assert {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows} == expected
+
+
+def test_metrics_in_alerts_exist() -> None:
+    names = {name for name in FIRST_CELL.findall(operations("Metrics"))}
+    used = set(re.findall(r"\bperago_worker_([a-z_]+)", (DOCS / "operations.md").read_text()))
+    assert {name.removesuffix("_bucket").removesuffix("_count") for name in used} <= names
+
+
+def test_every_log_event_is_listed() -> None:
+    events = set(EVENT.findall((PACKAGE / "telemetry/event_log.py").read_text(encoding="utf-8")))
+    for file in PACKAGE.rglob("*.py"):
+        events.update(LOGGED.findall(file.read_text(encoding="utf-8")))
+    assert set(FIRST_CELL.findall(operations("Logs"))) == events
