@@ -34,10 +34,12 @@ fence_app = typer.Typer(
 DEFAULT_BRANCH = "main"
 NOT_NEEDED = "the local store compares and swaps by itself; it needs no fence"
 
-Repository = Annotated[str, typer.Argument(help="A lakeFS repository.", show_default=False)]
+Repository = Annotated[
+    str, typer.Argument(metavar="REPOSITORY", help="A lakeFS repository.", show_default=False)
+]
 Branches = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[BRANCH]...", help="Branches; main unless given.", show_default=False),
+    typer.Argument(metavar="BRANCH", help="Branches; main unless given.", show_default=False),
 ]
 
 
@@ -108,7 +110,9 @@ def status(
 def selftest(
     ctx: typer.Context,
     repository: Repository,
-    branch: Annotated[str, typer.Argument(help="A branch that has the fence.")] = DEFAULT_BRANCH,
+    branch: Annotated[
+        str, typer.Argument(metavar="BRANCH", help="A branch that has the fence.")
+    ] = DEFAULT_BRANCH,
     config: ConfigOption = None,
 ) -> None:
     """Try a merge that the fence has to refuse; exit code 1 when it does not.

@@ -8,6 +8,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise
 from typing import TypeVar
 
@@ -394,7 +395,7 @@ def test_deleting_what_is_not_there_is_no_error(
 def test_an_object_gives_way_to_objects_below_it_and_back(
     store: WorkspaceStore, repository: str, base: CommitInfo, *, delete_first: bool
 ) -> None:
-    def replaced(commit: CommitInfo, old: str, new: str) -> CommitInfo:
+    def exchanged(commit: CommitInfo, old: str, new: str) -> CommitInfo:
         stage = open_stage(store, repository, commit.id)
         if delete_first:
             stage.delete([old])
@@ -406,9 +407,9 @@ def test_an_object_gives_way_to_objects_below_it_and_back(
         return after
 
     file = staged(store, repository, base.id, {"a": b"1"})
-    directory = replaced(file, "a", "a/b")
+    directory = exchanged(file, "a", "a/b")
     assert contents(store, repository, directory.id) == {"a/b": b"x"}
-    assert contents(store, repository, replaced(directory, "a/b", "a").id) == {"a": b"x"}
+    assert contents(store, repository, exchanged(directory, "a/b", "a").id) == {"a": b"x"}
 
 
 def test_a_source_that_ends_early_stores_nothing(
@@ -674,6 +675,141 @@ def test_other_branches_stay_where_they_are(
     assert harness.store.head(repository, "main") == base
 
 
+# --- replacing ------------------------------------------------------------------------------------
+
+
+def test_a_replacement_has_exactly_the_content_on_top_of_another_commit(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    old = staged(store, repository, base.id, {"kept": b"1", "abandoned": b"2", "both": b"old"})
+    on = publish(store, repository, old, base.id)
+    content = staged(store, repository, base.id, {"both": b"new", "mine": b"3"})
+    made = replaced(store, repository, on=on, content=content, metadata=METADATA)
+    assert made.parents == (on.id,)
+    assert made.tree == content.tree
+    assert made.message == "Replace"
+    assert recorded(made) == METADATA
+    assert made == store.resolve(repository, made.id)
+    assert store.head(repository, "main") == on
+    merge = publish(store, repository, made, on.id)
+    assert (merge.parents, merge.tree) == ((on.id, made.id), content.tree)
+    assert contents(store, repository, merge.id) == {"both": b"new", "mine": b"3"}
+
+
+def test_a_replacement_brings_an_older_commit_s_content_back(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    """What a retry that changes nothing makes of what the attempt before it published."""
+    first = publish(store, repository, staged(store, repository, base.id, {"a": b"1"}), base.id)
+    source = staged(store, repository, first.id, {"b": b"2"}, delete=["a"])
+    second = publish(store, repository, source, first.id)
+    made = replaced(store, repository, on=second, content=first)
+    merge = publish(store, repository, made, second.id)
+    assert (merge.parents, merge.tree) == ((second.id, made.id), first.tree)
+    assert contents(store, repository, merge.id) == {"a": b"1"}
+
+
+def test_a_replacement_by_the_same_content_is_a_commit_and_can_be_published(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    on = publish(store, repository, staged(store, repository, base.id, {"a": b"1"}), base.id)
+    same = staged(store, repository, base.id, {"a": b"1"})
+    for content in (on, same):
+        head = store.head(repository, "main")
+        made = replaced(store, repository, on=head, content=content)
+        assert (made.parents, made.tree) == ((head.id,), on.tree)
+        merge = publish(store, repository, made, head.id, metadata=METADATA, allow_unchanged=True)
+        assert (merge.parents, merge.tree) == ((head.id, made.id), on.tree)
+        assert recorded(merge) == METADATA
+        assert store.head(repository, "main") == merge
+    assert contents(store, repository, store.head(repository, "main").id) == {"a": b"1"}
+
+
+def test_publishing_a_change_may_allow_that_there_is_none(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    source = staged(store, repository, base.id, {"a": b"1"})
+    merge = publish(store, repository, source, base.id, allow_unchanged=True)
+    assert (merge.parents, merge.tree) == ((base.id, source.id), source.tree)
+
+
+def test_a_replacement_is_never_published_over_a_foreign_commit(
+    harness: StoreHarness, repository: str, base: CommitInfo
+) -> None:
+    store = harness.store
+    on = publish(store, repository, staged(store, repository, base.id, {"a": b"1"}), base.id)
+    content = staged(store, repository, base.id, {"b": b"2"})
+    made = replaced(store, repository, on=on, content=content)
+    foreign = harness.foreign_commit(repository, "main", write={"theirs": b"3"}, message="Theirs")
+    merge = outcome_of(lambda: publish(store, repository, made, on.id, allow_unchanged=True))
+    head = store.head(repository, "main")
+    assert head.id == foreign if merge is None else head == merge
+    assert merge is None or merge.parents == (foreign, made.id)
+    assert contents(store, repository, head.id)["theirs"] == b"3"
+
+
+def test_a_replacement_s_stage_is_like_any_other(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    on = staged(store, repository, base.id, {"a": b"1"})
+    content = staged(store, repository, base.id, {"b": b"2"})
+    name = unique("perago-stage")
+    arguments = {"on": on, "content": content, "name": name}
+    made = store.replacement(repository, **arguments, message="Replace", metadata={})
+    assert store.stages(repository) == [name]
+    with pytest.raises(StoreRefused):
+        store.replacement(repository, **arguments, message="Again", metadata={})
+    with pytest.raises(StoreRefused):
+        store.stage(repository, base.id, name)
+    store.drop_stage(repository, name)
+    assert store.stages(repository) == []
+    assert contents(store, repository, made.id) == {"b": b"2"}
+
+
+def test_a_replacement_leaves_another_stage_of_its_name_alone(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    content = staged(store, repository, base.id, {"b": b"2"})
+    stage = open_stage(store, repository, base.id)
+    put(stage, {"a": b"1"})
+    with pytest.raises(StoreRefused):
+        store.replacement(
+            repository, on=base, content=content, name=stage.name, message="", metadata={}
+        )
+    assert contents(store, repository, stage.commit("Undisturbed", {}).id) == {"a": b"1"}
+    store.drop_stage(repository, stage.name)
+
+
+def test_a_replacement_of_what_does_not_exist_is_not_found(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    gone = base.model_copy(update={"id": "f" * len(base.id)})
+    for on, content in ((gone, base), (base, gone)):
+        with pytest.raises(NotFound) as caught:
+            replaced(store, repository, on=on, content=content)
+        assert (caught.value.what, caught.value.name) == ("commit", gone.id)
+    with pytest.raises(NotFound):
+        replaced(store, "no-such-repository", on=base, content=base)
+    assert store.head(repository, "main") == base
+
+
+# --- the fence ------------------------------------------------------------------------------------
+
+
+def test_the_fence_level_tells_what_becomes_of_a_publication_whose_head_moved(
+    harness: StoreHarness, repository: str, base: CommitInfo
+) -> None:
+    store = harness.store
+    level = store.fence_level(repository, base.id)
+    source = staged(store, repository, base.id, {"ours": b"1"})
+    harness.foreign_commit(repository, "main", write={"theirs": b"2"}, message="Theirs")
+    merge = outcome_of(lambda: publish(store, repository, source, base.id))
+    assert level in {"swap", "verify"}
+    assert (merge is None) == (level == "swap")
+    assert store.fence_level(repository, base.id) == level
+    assert store.stages(repository) == []
+
+
 # --- what the tests are written with --------------------------------------------------------------
 
 
@@ -714,6 +850,7 @@ def publish(
     *,
     branch: str = "main",
     metadata: Mapping[str, str] | None = None,
+    allow_unchanged: bool = False,
 ) -> CommitInfo:
     return store.publish(
         repository,
@@ -723,7 +860,32 @@ def publish(
         metadata=metadata or {"expected_head": expected_head},
         message="Publish",
         timeout_s=30,
+        allow_unchanged=allow_unchanged,
     )
+
+
+def replaced(
+    store: WorkspaceStore,
+    repository: str,
+    *,
+    on: CommitInfo,
+    content: CommitInfo,
+    metadata: Mapping[str, str] | None = None,
+) -> CommitInfo:
+    """Commit one commit's content on top of another, by a stage that is dropped again."""
+    name = unique("perago-stage")
+    try:
+        return store.replacement(
+            repository,
+            on=on,
+            content=content,
+            name=name,
+            message="Replace",
+            metadata=metadata or {},
+        )
+    finally:
+        with suppress(NotFound):
+            store.drop_stage(repository, name)
 
 
 def outcome_of(publication: Callable[[], CommitInfo]) -> CommitInfo | None:

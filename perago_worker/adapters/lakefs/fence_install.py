@@ -111,7 +111,7 @@ def _merge_error(failure: Failure, *, repository: str, branch: str, head: str) -
         where = f"lakefs://{repository}/{branch}"
         return StoreRefused(
             f"branch {branch!r} of {repository!r} has uncommitted changes, and lakeFS merges into "
-            "no such branch. Nothing was changed. Have their owner commit them (lakectl commit "
+            "no such branch. It was not changed. Have their owner commit them (lakectl commit "
             f"{where}) or drop them (lakectl branch reset {where}), then install again"
         )
     return publish_error(

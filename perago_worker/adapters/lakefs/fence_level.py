@@ -7,7 +7,6 @@ branch of its own. A later change of that setting is noticed where every merge i
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import threading
@@ -36,7 +35,6 @@ NO_COMMIT = "0" * 64
 """An expected head that no branch is at."""
 
 _BYTES = ACTION.encode()
-_MD5 = hashlib.md5(_BYTES, usedforsecurity=False).hexdigest()
 _DROP_TRIES = 2
 
 
@@ -120,7 +118,9 @@ def is_action(store: WorkspaceStore, repository: str, commit: str, found: Object
     if found.size != len(_BYTES):
         return False
     if found.verifiable:
-        return found.checksum == _MD5
+        digest = store.new_digest(found.size)
+        digest.update(_BYTES)
+        return found.checksum == digest.hexdigest()
     content = io.BytesIO()  # it came by another way than an upload through lakeFS
     store.read(repository, commit, ACTION_PATH, content)
     return content.getvalue() == _BYTES

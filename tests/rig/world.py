@@ -1,0 +1,400 @@
+"""Several workers over one embedded pair, in one process, under one clock that only a test moves.
+
+Every attempt runs the product's `run_attempt` in a `Stepper`. What surrounds attempts in a worker
+is played here: the poller's dealing with tasks that come twice, heartbeats, the death of a process
+with all it had in memory, and the sweeping of what it left on the disk and in the store.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+import threading
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from perago_worker.adapters.local.queue import LocalQueue
+from perago_worker.adapters.local.queue_records import UNFINISHED, TaskRecord
+from perago_worker.adapters.local.store import LocalStore
+from perago_worker.adapters.system import SystemClock
+from perago_worker.attempt.body.thread import ThreadBody
+from perago_worker.attempt.budget import Budget
+from perago_worker.attempt.context import Attempt, AttemptSettings, Tools
+from perago_worker.attempt.directories import AttemptDirectories
+from perago_worker.attempt.lease_keeper import LeaseKeeper
+from perago_worker.attempt.pipeline import run_attempt
+from perago_worker.attempt.stop import StopCause, StopToken
+from perago_worker.attempt.task_log import TaskLog
+from perago_worker.attempt.workspace import Limits
+from perago_worker.definition import TaskDefinition
+from perago_worker.errors import PeragoError
+from perago_worker.models import CommitInfo, Held, Lease
+from perago_worker.runtime.janitor import StageSurvey
+from perago_worker.taskdef import build_taskdef
+from tests.clocks import ManualClock
+from tests.rig.bodies import KINDS, RESPONSE_S, Bodies, Deed
+from tests.rig.stepping import Fate, Stepper, steered_queue, steered_store
+from tests.support import BRANCH, REPOSITORY, Recorder, put
+
+FILES = {
+    f"{folder}/{name}": name for folder in ("a", "b", "other") for name in ("in.txt", "drop.txt")
+}
+BUDGET = Budget(merge_s=8, completion_s=5, heartbeat_s=20)
+STILL_EACH_S = 61
+MAX_ROUNDS = 40
+
+
+class PassingClock(ManualClock):
+    """A clock that a wait moves: all attempts are in one thread's hand, so nobody else could."""
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        """Let the time pass for everybody, unless the event is set."""
+        if not event.is_set():
+            self.advance(seconds)
+        return event.is_set()
+
+
+def fast_folder() -> Path:
+    """Return a new folder, in memory where the machine has such a place for files."""
+    shared = Path("/dev/shm")  # noqa: S108 -- the place is shared, the folder in it is not
+    parent = shared if os.access(shared, os.W_OK) else None
+    return Path(tempfile.mkdtemp(prefix="perago-rig-", dir=parent))
+
+
+@cache
+def _taskdefs() -> tuple[dict[str, Any], ...]:
+    return tuple(build_taskdef(kind) for kind in KINDS)
+
+
+def make_template(folder: Path) -> None:
+    """Make an empty queue that knows the tasks, and a store with one commit; worlds are copies."""
+    with closing(LocalQueue(folder / "queue.db", clock=SystemClock(), worker_id="none")) as queue:
+        for taskdef in _taskdefs():
+            queue.register_taskdef(taskdef)
+    store = LocalStore(folder / "store")
+    store.create_repository(REPOSITORY, branch=BRANCH)
+    put(store, FILES)
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A commit of somebody who knows nothing of us."""
+
+    commit: str
+    changes: dict[str, bytes | None]
+
+
+class Worker:
+    """One worker process: its ports, its directories, and the attempts it carries out."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.queue = LocalQueue(world.root / "queue.db", clock=world.clock, worker_id=name)
+        self.directories = AttemptDirectories(world.root / "work", owner=name)
+        self.directories.open()
+        self.attempts: list[Running] = []
+
+    def poll(self, kind: TaskDefinition, *, answer_lost: bool = False) -> list[Running]:
+        """Take one task, and do with it what the poller does."""
+        self.world.clock.advance(0.001)  # no two deliveries are made at one time
+        leases = self.queue.poll(kind.name, count=1, wait_s=0)
+        return [] if answer_lost else [began for each in leases for began in self._take(each, kind)]
+
+    def _take(self, lease: Lease, kind: TaskDefinition) -> list[Running]:
+        for running in self.attempts:
+            if running.lease.task_id == lease.task_id and not running.stepper.done:
+                if not running.attempt.keeper.adopt(lease):
+                    self.queue.give_back(lease, after_s=1.0)
+                return []
+        self.attempts.append(Running(self, kind, lease))
+        return self.attempts[-1:]
+
+    def die(self) -> None:
+        """End as a killed process does: nothing is tidied up, only the kernel's locks are freed."""
+        for running in self.attempts:
+            running.die()
+        self.attempts.clear()
+        descriptor = self.directories._lock_fd
+        assert descriptor is not None
+        os.close(descriptor)
+        self.queue.close()
+
+    def close(self) -> None:
+        """End in good order; every attempt has ended."""
+        self.directories.close()
+        self.queue.close()
+
+
+class Running:
+    """One attempt in a stepper."""
+
+    def __init__(self, worker: Worker, kind: TaskDefinition, lease: Lease) -> None:
+        self.worker = worker
+        self.granted = lease
+        self.attempt = self._attempt(kind, lease)
+        self.stepper = Stepper(lambda: run_attempt(self.attempt))
+
+    @property
+    def lease(self) -> Lease:
+        """The newest delivery it stands for."""
+        return self.attempt.lease
+
+    def _attempt(self, kind: TaskDefinition, lease: Lease) -> Attempt:
+        world, stop = self.worker.world, StopToken()
+        tools = self._tools(kind, lease)
+        keeper = LeaseKeeper(
+            lease,
+            queue=tools.queue,
+            clock=world.clock,
+            heartbeat_interval_s=BUDGET.heartbeat_s,
+            stop=stop,
+            shut_down=tools.shut_down,
+            listener=world.recorder,
+        )
+        log = TaskLog(
+            queue=tools.queue, clock=world.clock, listener=world.recorder, redact=str, lease=lease
+        )
+        return Attempt(kind, keeper=keeper, stop=stop, tools=tools, log=log)
+
+    def _tools(self, kind: TaskDefinition, lease: Lease) -> Tools:
+        world = self.worker.world
+        assert kind.workspace is not None
+        prefix = kind.workspace.prefix
+
+        def body(workspace: Path, params: Any) -> Any:
+            return world.bodies.run(lease, workspace, params, prefix)
+
+        bound = TaskDefinition(**{**vars(kind), "fn": body})
+        return Tools(
+            queue=steered_queue(self.worker.queue),
+            store=steered_store(world.store),
+            clock=world.clock,
+            listener=world.recorder,
+            directories=self.worker.directories,
+            body=ThreadBody(bound),
+            settings=AttemptSettings(
+                budget=BUDGET, limits=Limits(objects=1000), transfer_threads=1
+            ),
+            redact=str,
+            shut_down=threading.Event(),
+        )
+
+    def run(self, until: str, fate: Fate) -> None:
+        """Go on to a call of that name, and let it have that fate."""
+        if not self.stepper.run_to(until):
+            return
+        if fate in {Fate.DIE_BEFORE, Fate.DIE_AFTER}:
+            self.keep_leftovers()
+            self.stepper.step(fate)
+            self.worker.world.crash(self.worker)
+            return
+        self.stepper.step(fate)
+        self.worker.world.held.extend(self.stepper.held)
+        self.stepper.held.clear()
+
+    def drain(self) -> None:
+        """Tell it that its worker wants to end."""
+        self.attempt.stop.trip(StopCause.DRAINED, "the worker drains")
+
+    def beat(self) -> None:
+        """Send a heartbeat."""
+        self.attempt.keeper.beat(due=self.attempt.keeper.next_beat_at)
+
+    def keep_leftovers(self) -> None:
+        """Let what would be undone at the end of the attempt stay, as after a death."""
+        self.worker.world.leftovers.append(self.attempt.leaving.pop_all())
+
+    def die(self) -> None:
+        """Die where it is."""
+        self.keep_leftovers()
+        self.stepper.kill()
+
+
+class World:
+    """The pair, its workers, and everything that has happened.
+
+    Attributes:
+        held: Calls that were sent and have not arrived yet.
+        foreign: Somebody else's commits, in their order.
+    """
+
+    def __init__(self, template: Path, root: Path) -> None:
+        shutil.copytree(template, root, dirs_exist_ok=True)
+        self.root = root
+        self.clock = PassingClock()
+        self.recorder = Recorder()
+        self.bodies = Bodies()
+        self.store = LocalStore(root / "store")
+        self.operator = LocalQueue(root / "queue.db", clock=self.clock, worker_id="operator")
+        self.start = self.head()
+        self.workers: dict[int, Worker] = {}
+        self.held: list[Any] = []
+        self.foreign: list[Foreign] = []
+        self.leftovers: list[ExitStack] = []
+        self._names = 0
+
+    # --- what happens outside of workers ---
+
+    def head(self) -> CommitInfo:
+        """Return where the branch is."""
+        return self.store.head(REPOSITORY, BRANCH)
+
+    def history(self) -> list[CommitInfo]:
+        """Return the branch's commits since the start, oldest first, the start included."""
+        chain = self.store.history(REPOSITORY, BRANCH, limit=10_000)
+        ids = [commit.id for commit in chain]
+        return chain[: ids.index(self.start.id) + 1][::-1]
+
+    def tasks(self) -> list[TaskRecord]:
+        """Return every task, the first scheduled first."""
+        return self.operator.tasks(limit=10_000)[::-1]
+
+    def submit(
+        self,
+        kind: TaskDefinition,
+        deeds: list[Deed],
+        *,
+        ref: str | None = None,
+        workflow_id: str | None = None,
+        name: str = "first",
+    ) -> str:
+        """Schedule a task, in a workflow of its own or in one that exists; return the task's id."""
+        order = {
+            "workspace": {
+                "repository": REPOSITORY,
+                "branch": BRANCH,
+                "ref_type": "commit",
+                "ref": ref or self.head().id,
+            },
+            "params": {"deeds": deeds},
+        }
+        submitted = self.operator.submit(kind.name, order, reference_name=name)
+        if workflow_id is not None:
+            self._write(
+                "UPDATE task SET workflow_id = :workflow WHERE id = :id",
+                workflow=workflow_id,
+                id=submitted.task_id,
+            )
+        return submitted.task_id
+
+    def redeliver(self, kind: TaskDefinition) -> None:
+        """Put the leased tasks of a kind in the queue once more."""
+        self._write(
+            "UPDATE task SET queued = 1 WHERE task_type = :type AND status = 'IN_PROGRESS'",
+            type=kind.name,
+        )
+
+    def rerun(self, task: TaskRecord) -> None:
+        """Run a task that has ended again: same id, same retry count, no deliveries yet."""
+        self.clock.advance(0.001)
+        self.operator.terminate_workflow(task.workflow_id, "rerun")
+        self._write(
+            "UPDATE workflow SET status = 'RUNNING', reason = '' WHERE id = :id",
+            id=task.workflow_id,
+        )
+        self._write(
+            "UPDATE task SET status = 'SCHEDULED', poll_count = 0, worker_id = NULL, start_ms = 0,"
+            " end_ms = 0, scheduled_ms = :now, deliver_ms = :now, queued = 1, output = '{}',"
+            " reason = '' WHERE id = :id",
+            id=task.task_id,
+            now=int(self.clock.time() * 1000),
+        )
+
+    def _write(self, statement: str, **values: Any) -> None:
+        # Behind the adapter's back: what only happens to a queue is no method of it.
+        with closing(sqlite3.connect(self.root / "queue.db", timeout=10)) as db, db:
+            db.execute(statement, values)
+
+    def commit_foreign(self, folder: str) -> None:
+        """Let somebody else commit a file, and change one that is there."""
+        mark = str(len(self.foreign))
+        files: dict[str, str | bytes | None] = {
+            f"{folder}/foreign/{mark}": mark,
+            f"{folder}/in.txt": f"foreign {mark}",
+        }
+        commit = put(self.store, files)
+        changes = {key: str(content).encode() for key, content in files.items()}
+        self.foreign.append(Foreign(commit.id, dict(changes)))
+
+    def release(self, index: int) -> None:
+        """Let a call that was held arrive; nobody waits for its answer any more."""
+        with suppress(PeragoError):
+            self.held.pop(index)()
+
+    # --- workers ---
+
+    def worker(self, index: int) -> Worker:
+        """Return a worker, started when it is needed; one that died is followed by another."""
+        if index not in self.workers:
+            self._names += 1
+            self.workers[index] = Worker(self, f"host:{self._names}:nonce")
+        return self.workers[index]
+
+    def running(self) -> list[Running]:
+        """Return the attempts that have not ended."""
+        found = [run for _, each in sorted(self.workers.items()) for run in each.attempts]
+        return [run for run in found if not run.stepper.done]
+
+    def crash(self, worker: Worker) -> None:
+        """Kill a worker."""
+        self.workers = {index: each for index, each in self.workers.items() if each is not worker}
+        worker.die()
+
+    def sweep(self) -> None:
+        """Remove what belongs to nobody, as workers do when they start and now and then."""
+        survey = StageSurvey(
+            queue=self.operator, store=self.store, clock=self.clock, min_age_s=0.0
+        )
+        for stage in survey.of(REPOSITORY):
+            if stage.keep is None:
+                self.store.drop_stage(REPOSITORY, stage.name)
+        self.worker(0).directories.remove_dead()
+
+    def settle(self) -> bool:
+        """End all faults and let every task end; return whether they did."""
+        while self.held:
+            self.release(0)
+        for running in self.running():
+            running.stepper.finish()
+        for _ in range(MAX_ROUNDS):
+            if self.operator.idle([kind.name for kind in KINDS]):
+                return True
+            begun = [run for kind in KINDS for run in self.worker(0).poll(kind)]
+            for running in begun:
+                running.stepper.finish()
+            if not begun:
+                self.clock.advance(STILL_EACH_S)
+        return False
+
+    def what_is_left(self) -> list[str]:
+        """Return the stages and directories that are still there after a sweep."""
+        self.sweep()
+        home = self.root / "work"
+        directories = [each.name for owner in home.iterdir() for each in owner.iterdir()]
+        locks = {"owner.lock"}
+        return [*self.store.stages(REPOSITORY), *(set(directories) - locks)]
+
+    def unfinished(self) -> list[TaskRecord]:
+        """Return the tasks that have not ended."""
+        return [task for task in self.tasks() if task.status in UNFINISHED]
+
+    def observe(self, running: Running) -> bool:
+        """Tell whether an attempt's lease is held, by the queue's own record."""
+        return isinstance(self.operator.observe(running.lease), Held)
+
+    def close(self) -> None:
+        """End every thread, close what is open, remove all files."""
+        for worker in list(self.workers.values()):
+            worker.die()
+        self.operator.close()
+        shutil.rmtree(self.root, ignore_errors=True)
+        self.leftovers.clear()
+
+
+RESPONSE_TIMEOUT_S = RESPONSE_S
