@@ -240,11 +240,14 @@ class Rig:
     """The local queue and store, and an attempt over them, as a slot would set it up.
 
     Attributes:
+        template: A folder with a queue and a store to begin with; by default the queue is empty and
+            the store holds one commit.
         queue: Faults go here; `local_queue` is what is beneath.
         store: Likewise.
     """
 
     root: Path
+    template: Path | None = None
     clock: Clock = field(default_factory=SystemClock)
     recorder: Recorder = field(default_factory=Recorder)
     shut_down: threading.Event = field(default_factory=threading.Event)
@@ -256,7 +259,8 @@ class Rig:
     redact: Callable[[str], str] = str
 
     def __post_init__(self) -> None:
-        shutil.copytree(_template(self.root.parent), self.root, dirs_exist_ok=True)
+        template = self.template or _template(self.root.parent)
+        shutil.copytree(template, self.root, dirs_exist_ok=True)
         self.local_queue = self.another_queue("worker")
         self.local_store = LocalStore(self.root / "store")
         self.queue = Faulty(self.local_queue)

@@ -70,9 +70,7 @@ def daily(workspace: Path, params: PlausibleRange) -> Summary:
                 if of == station:
                     writer.writerow((day, min(values), round(fmean(values), 2), max(values)))
         current_attempt().progress(done, len(stations), station)
-    return Summary(
-        stations=stations, readings=sum(map(len, by_day.values())), dropped=dropped
-    )
+    return Summary(stations=stations, readings=sum(map(len, by_day.values())), dropped=dropped)
 
 
 class Air(BaseModel):

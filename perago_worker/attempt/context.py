@@ -86,6 +86,7 @@ class Attempt:
         input_commit: The commit that `input.ref` names.
         directory: Local directories; made once the input is known to be valid.
         publication: Identity of the publication this attempt wants to make.
+        leftover: Commit on the branch that an earlier attempt published and could not report.
         workspace: The downloaded files.
         result: What the body returned, as JSON.
         changes: What the body made of the workspace.
@@ -108,6 +109,7 @@ class Attempt:
     input_commit: CommitInfo = field(init=False)
     directory: AttemptDirectory = field(init=False)
     publication: Publication = field(init=False)
+    leftover: str | None = None
     workspace: Workspace = field(init=False)
     result: dict[str, Any] = field(init=False)
     changes: Changes = field(init=False)

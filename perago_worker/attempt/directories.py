@@ -154,12 +154,15 @@ def _lock_file(home: Path) -> Iterator[int | None]:
 
 
 def _try_lock(fd: int, kind: int) -> bool:
-    """Lock, unless the worker that holds the lock lives; closing the file unlocks."""
+    """Lock what a dead worker left; closing the file unlocks.
+
+    Not what a living one holds, nor what somebody removed since the file was opened.
+    """
     try:
         fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except OSError:
         return False
-    return True
+    return os.fstat(fd).st_nlink > 0
 
 
 def remove_tree(path: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from perago_worker.attempt.codes import Code
 from perago_worker.attempt.context import Attempt
+from perago_worker.attempt.fence import short
 from perago_worker.attempt.steps import body, files, inputs, publication
 from perago_worker.errors import (
     AttemptAbandoned,
@@ -25,7 +26,7 @@ from perago_worker.errors import (
 )
 from perago_worker.events import AttemptFinished, AttemptStarted, StepFinished
 from perago_worker.models import Outcome
-from perago_worker.models.outcome import OutcomeKind
+from perago_worker.models.outcome import MAX_REASON_CHARS, OutcomeKind
 from perago_worker.task import TaskDefinition
 
 
@@ -169,10 +170,11 @@ def as_attempt_error(error: Exception, unavailable: Code) -> AttemptError:
 
 
 def _failure(attempt: Attempt, error: AttemptError) -> Outcome:
+    reason = attempt.tools.redact(_without_local_paths(attempt, error.reason))
     return Outcome(
         kind=_kind(error),
         code=error.code,
-        reason=attempt.tools.redact(_without_local_paths(attempt, error.reason)),
+        reason=_with_leftover(attempt, error.code, reason),
         log=(*attempt.log.take(), *((attempt.tools.redact(error.logged),) if error.logged else ())),
     )
 
@@ -186,6 +188,16 @@ def _kind(error: AttemptError) -> OutcomeKind:
         case AttemptReleased():
             return "released"
     return "failed"
+
+
+def _with_leftover(attempt: Attempt, code: str, reason: str) -> str:
+    """Name what an earlier attempt has left on the branch: this may be the last one to know of it."""
+    if attempt.leftover is None or code in {Code.HEAD_MOVED, Code.LOST_RACE}:
+        return reason  # or the reason itself tells what is on the branch
+    note = f" (branch '{attempt.input.branch}' shows {short(attempt.leftover)}, which an earlier "
+    note += "attempt at this task published and could not report)"
+    room = MAX_REASON_CHARS - len(f"{code}: ") - len(note)
+    return (reason if len(reason) <= room else f"{reason[: room - 1]}…") + note
 
 
 def _without_local_paths(attempt: Attempt, reason: str) -> str:
@@ -230,10 +242,15 @@ def _report_refusal(
     refusal = Outcome(
         kind="terminal",
         code=Code.REPORT_REFUSED,
-        reason=f"the queue does not take the result: {refused}",
+        reason=f"the queue does not take the result{_published_as(outcome)}: {refused}",
         output_ref=outcome.output_ref,
     )
     try:
         return refusal, _complete(attempt, refusal)
     except QueueRefused:
         return refusal, False
+
+
+def _published_as(outcome: Outcome) -> str:
+    ref = outcome.output_ref
+    return f", whose workspace is commit {short(ref)} of the branch" if ref else ""

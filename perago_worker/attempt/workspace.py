@@ -11,6 +11,8 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -113,7 +115,8 @@ class Workspace:
         """Bring every object of the prefix, several at once, while the listing still runs.
 
         Args:
-            retry: Tries one object again while the store does not answer.
+            retry: Tries one object, or the rest of the listing, again while the store does not
+                answer.
             check: Called between objects; raises to stop early.
 
         Raises:
@@ -125,15 +128,17 @@ class Workspace:
             path, info = entry
             return path, retry(self._fetch, commit, path, info)
 
-        entries = self._files(commit, limits)
+        entries = self._files(commit, limits, retry)
         self.manifest = dict(for_each(entries, fetch, threads=threads, check=check))
 
-    def _files(self, commit: str, limits: Limits) -> Iterator[tuple[str, ObjectInfo]]:
+    def _files(
+        self, commit: str, limits: Limits, retry: Retry
+    ) -> Iterator[tuple[str, ObjectInfo]]:
         """Yield what to download; make directories on the way, before any file in them is begun."""
         layout = _Layout(self.directory)
         total = 0
-        listing = self._store.list(self._repository, commit, self._prefix)
-        for count, info in enumerate(listing, start=1):
+        listing = _Listing(partial(self._store.list, self._repository, commit, self._prefix))
+        for count, info in enumerate(iter(lambda: retry(listing.next), None), start=1):
             total += info.size
             if count > limits.objects or (limits.bytes is not None and total > limits.bytes):
                 raise TerminalAttemptError(
@@ -217,6 +222,28 @@ class Workspace:
     def key(self, path: str) -> str:
         """Return the object key of a workspace path."""
         return object_key(path, self._prefix)
+
+
+class _Listing:
+    """A commit's listing, which goes on where it was when the store did not answer half-way."""
+
+    def __init__(self, begin: Callable[[], Iterator[ObjectInfo]]) -> None:
+        self._begin = begin
+        self._entries: Iterator[ObjectInfo] | None = None
+        self._seen = 0
+
+    def next(self) -> ObjectInfo | None:
+        """Return the next object, None at the end; may be called again after it has failed."""
+        if self._entries is None:
+            # What a commit lists never changes, so what was seen is known by its number.
+            self._entries = islice(self._begin(), self._seen, None)
+        try:
+            info = next(self._entries, None)
+        except StoreUnavailable:
+            self._entries = None  # an iterator that has raised is at its end
+            raise
+        self._seen += info is not None
+        return info
 
 
 class _Layout:

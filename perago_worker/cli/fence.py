@@ -75,7 +75,7 @@ def install(
     with _opened_lakefs(loaded) as store:
         if store is None:
             return
-        places = _look_at(store, repository, branches)
+        places = look_at(store, repository, branches)
         open_places = [place for place in places if place.found.state != "installed"]
         for place in places:
             _show_plan(place)
@@ -84,7 +84,7 @@ def install(
         if not yes:
             _confirm(open_places)
         for place in open_places:
-            merge = _install(store, place, timeout_s=loaded.publish.merge_timeout)
+            merge = carry_out(store, place, timeout_s=loaded.publish.merge_timeout)
         _test(store, repository, merge, timeout_s=loaded.publish.merge_timeout)
 
 
@@ -99,7 +99,7 @@ def status(
     with _opened_lakefs(open_config(ctx, config)) as store:
         if store is None:
             return
-        places = _look_at(store, repository, branches)
+        places = look_at(store, repository, branches)
     for place in places:
         typer.echo(_status(place))
     if any(place.found.state != "installed" for place in places):
@@ -123,7 +123,7 @@ def selftest(
     with _opened_lakefs(loaded) as store:
         if store is None:
             return
-        (place,) = _look_at(store, repository, [branch])
+        (place,) = look_at(store, repository, [branch])
         if place.found.state != "installed":
             typer.echo(_status(place), err=True)
             raise typer.Exit(Exit.UNEXPECTED)
@@ -148,7 +148,12 @@ def _opened_lakefs(config: WorkerConfig) -> Iterator[LakeFSStore | None]:
         yield store
 
 
-def _look_at(store: LakeFSStore, repository: str, branches: list[str] | None) -> list[Place]:
+def look_at(store: LakeFSStore, repository: str, branches: list[str] | None) -> list[Place]:
+    """Return what branches hold, each once; main unless any are given.
+
+    Raises:
+        UsageError: The repository or a branch does not exist.
+    """
     return [
         _look(store, repository, branch) for branch in dict.fromkeys(branches or [DEFAULT_BRANCH])
     ]
@@ -170,10 +175,11 @@ def _show_plan(place: Place) -> None:
             typer.echo(f"{place}: will get {ACTION_PATH}, by a merge of that file alone")
         case "other":
             typer.echo(f"{place}: has another {ACTION_PATH}, which will be replaced:")
-            typer.echo(_difference(place.found))
+            typer.echo(difference(place.found))
 
 
-def _difference(found: Found) -> str:
+def difference(found: Found) -> str:
+    """Return what replacing a file changes, for people."""
     if not found.content:
         return f"  a file of {found.size} bytes, not shown"
     lines = difflib.unified_diff(
@@ -192,7 +198,12 @@ def _confirm(places: list[Place]) -> None:
         raise typer.Exit(Exit.UNEXPECTED)
 
 
-def _install(store: LakeFSStore, place: Place, *, timeout_s: float) -> CommitInfo:
+def carry_out(store: LakeFSStore, place: Place, *, timeout_s: float) -> CommitInfo:
+    """Install on a branch as it was looked at; return the commit that has the fence.
+
+    Raises:
+        typer.Exit: Somebody changed the same file meanwhile.
+    """
     try:
         merge = merge_fence(
             store,
@@ -203,16 +214,12 @@ def _install(store: LakeFSStore, place: Place, *, timeout_s: float) -> CommitInf
             timeout_s=timeout_s,
         )
     except HeadMoved:
-        now = _look(store, place.repository, place.branch)
-        if now.found.state != "installed":
-            typer.echo(
-                f"{place}: somebody changed {ACTION_PATH} meanwhile; look again with "
-                f"perago-worker fence install {place.repository} {place.branch}",
-                err=True,
-            )
-            raise typer.Exit(Exit.UNEXPECTED) from None
-        typer.echo(f"{place}: somebody else has just installed the fence")
-        return now.head
+        typer.echo(
+            f"{place}: somebody changed {ACTION_PATH} meanwhile; look again with "
+            f"perago-worker fence install {place.repository} {place.branch}",
+            err=True,
+        )
+        raise typer.Exit(Exit.UNEXPECTED) from None
     typer.echo(f"{place}: has the fence from commit {merge.id}")
     return merge
 

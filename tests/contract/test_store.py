@@ -717,9 +717,9 @@ def test_a_replacement_by_the_same_content_is_a_commit_and_can_be_published(
     for content in (on, same):
         head = store.head(repository, "main")
         made = replaced(store, repository, on=head, content=content)
-        assert (made.parents, made.tree) == ((head.id,), on.tree)
+        assert (made.parents, made.tree) == ((head.id,), content.tree)
         merge = publish(store, repository, made, head.id, metadata=METADATA, allow_unchanged=True)
-        assert (merge.parents, merge.tree) == ((head.id, made.id), on.tree)
+        assert (merge.parents, merge.tree) == ((head.id, made.id), content.tree)
         assert recorded(merge) == METADATA
         assert store.head(repository, "main") == merge
     assert contents(store, repository, store.head(repository, "main").id) == {"a": b"1"}
@@ -754,11 +754,16 @@ def test_a_replacement_s_stage_is_like_any_other(
     on = staged(store, repository, base.id, {"a": b"1"})
     content = staged(store, repository, base.id, {"b": b"2"})
     name = unique("perago-stage")
-    arguments = {"on": on, "content": content, "name": name}
-    made = store.replacement(repository, **arguments, message="Replace", metadata={})
+
+    def replace() -> CommitInfo:
+        return store.replacement(
+            repository, on=on, content=content, name=name, message="Replace", metadata={}
+        )
+
+    made = replace()
     assert store.stages(repository) == [name]
     with pytest.raises(StoreRefused):
-        store.replacement(repository, **arguments, message="Again", metadata={})
+        replace()
     with pytest.raises(StoreRefused):
         store.stage(repository, base.id, name)
     store.drop_stage(repository, name)

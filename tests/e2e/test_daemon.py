@@ -35,9 +35,7 @@ def data(tmp_path: Path) -> Path:
 
 def submit_files(config: Path, data: Path, **order: object) -> str:
     """Queue the workspace task of the probe module."""
-    return submit(
-        config, "probe.files", order, "--workspace", "repo@main", "--import", str(data)
-    )
+    return submit(config, "probe.files", order, "--workspace", "repo@main", "--import", str(data))
 
 
 def git(config: Path, *arguments: str) -> str:
@@ -204,9 +202,7 @@ def _runs(pid: int) -> bool:
     return state != "Z"
 
 
-def test_deaf_body_does_not_delay_heartbeats(
-    config: Path, data: Path, tmp_path: Path
-) -> None:
+def test_deaf_body_does_not_delay_heartbeats(config: Path, data: Path, tmp_path: Path) -> None:
     """A body that holds the interpreter and ignores SIGTERM keeps its lease of three seconds."""
     begun = tmp_path / "begun"
     submit(

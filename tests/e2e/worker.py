@@ -49,7 +49,10 @@ def write_local_config(folder: Path, *, drain_timeout: str = "30s", extra: str =
 
 
 def run_command(
-    config: Path, *arguments: str, env: Mapping[str, str] | None = None, timeout_s: float = DEADLINE_S
+    config: Path,
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    timeout_s: float = DEADLINE_S,
 ) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     return subprocess.run(
@@ -96,7 +99,8 @@ class Worker:
             matching = self.all_events(name, **fields)
             return matching[count - 1] if len(matching) >= count else None
 
-        return self.wait_for(found, f"event {name} {fields}")
+        event: dict[str, Any] = self.wait_for(found, f"event {name} {fields}")
+        return event
 
     def wait_for(
         self, probe: Callable[[], Any], what: str, *, timeout_s: float = DEADLINE_S
@@ -171,7 +175,7 @@ def recorded_tasks(config: Path) -> list[dict[str, Any]]:
 def fetch(url: str) -> tuple[int, str]:
     """GET a page; return status and body, also for error statuses."""
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 -- an address of ours
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()

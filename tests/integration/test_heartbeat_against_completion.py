@@ -66,7 +66,7 @@ def test_no_completion_is_undone(harness: ConductorHarness, conductor_url: str) 
             listener=Fanout([heard]),
         )
         with heartbeats.watching(keeper):
-            clock.wait(threading.Event(), random.uniform(0.01, 0.05))
+            clock.wait(threading.Event(), random.uniform(0.01, 0.05))  # noqa: S311 -- no secret
             outcome = Outcome(kind="completed", code="no_workspace", output={"id": lease.task_id})
             assert keeper.complete(outcome, request_timeout_s=15)
 

@@ -96,9 +96,7 @@ def test_terminated_workflow_ends_the_body_and_publishes_nothing(
     assert platform.stages(repository) == []
 
 
-def test_attempt_that_was_superseded_publishes_nothing(
-    platform: Platform, tmp_path: Path
-) -> None:
+def test_attempt_that_was_superseded_publishes_nothing(platform: Platform, tmp_path: Path) -> None:
     """The task is given to somebody else while the body runs: the first worker finds out."""
     config = platform.write_config(tmp_path)
     begun = tmp_path / "begun"
@@ -126,9 +124,7 @@ def test_deaf_body_keeps_a_lease_of_three_seconds(platform: Platform, tmp_path: 
     """A body that holds the interpreter and ignores everything does not delay heartbeats."""
     config = platform.write_config(tmp_path)
     begun = tmp_path / "begun"
-    workflow_id, _, _ = start_waiting_body(
-        platform, begun, task="probe.short_lease", do="loop"
-    )
+    workflow_id, _, _ = start_waiting_body(platform, begun, task="probe.short_lease", do="loop")
     with started_worker(config) as worker:
         worker.wait_for(begun.exists, "begun body")
         worker.wait_event("heartbeat.sent", count=8, outcome="held")
@@ -183,7 +179,7 @@ def test_servers_that_are_away_at_the_start_and_go_away_while_a_task_runs(
 def test_lakefs_that_goes_away_around_the_publication(
     private_servers: Servers, private_platform: Platform, tmp_path: Path
 ) -> None:
-    """lakeFS is killed before the body returns and comes back later: nothing is lost."""
+    """The store is killed before the body returns and comes back later: nothing is lost."""
     platform = private_platform
     config = platform.write_config(tmp_path)
     begun = tmp_path / "begun"
@@ -200,4 +196,3 @@ def test_lakefs_that_goes_away_around_the_publication(
     assert [task["status"] for task in state["tasks"]] == ["COMPLETED"]
     assert len(platform.publications(repository)) == 1
     wait_for(lambda: not platform.stages(repository), "end of the stages")
-

@@ -40,9 +40,7 @@ def chain(platform: Platform) -> str:
 
 
 @pytest.fixture
-def completed(
-    platform: Platform, tmp_path: Path
-) -> tuple[str, str, str, Path, Path]:
+def completed(platform: Platform, tmp_path: Path) -> tuple[str, str, str, Path, Path]:
     """A workflow whose three tasks have published "one".
 
     Returns:
@@ -126,7 +124,7 @@ def test_restart_of_the_workflow(
 def test_restart_while_the_first_task_published_only_its_own(
     platform: Platform, completed: tuple[str, str, str, Path, Path]
 ) -> None:
-    """The first task's new publication holds its own file and none of the later tasks' old ones."""
+    """The first task publishes its own file on the input, and none of the later tasks' old ones."""
     workflow_id, repository, _, _, config = completed
     platform.conductor.post(f"/workflow/{workflow_id}/restart").raise_for_status()
     with started_worker(config) as worker:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deploy.servers.servers import LakeFSAccess
 from tests.e2e.worker import Worker, child_pids, started_worker
 from tests.integration.platform import Platform, wait_for, workspace
 
@@ -40,8 +43,12 @@ CHAIN = [
 def nothing_left(worker: Worker, config: Path, platform: Platform, repository: str) -> None:
     """Check that neither stages nor attempt directories are left while the worker goes on."""
     wait_for(lambda: not platform.stages(repository), "end of the stages")
-    homes = list((config.parent / "var/workspaces").iterdir())
-    assert [entry.name for home in homes for entry in home.iterdir()] == ["owner.lock"]
+    root = config.parent / "var/workspaces"
+    # An attempt reports first and clears away afterwards.
+    wait_for(
+        lambda: [entry.name for entry in root.glob("*/*")] == ["owner.lock"],
+        "end of the attempt directories",
+    )
     assert len(child_pids(worker.process.pid)) <= 4  # one warm child for each task type
 
 
@@ -78,17 +85,37 @@ def test_chain_of_three_tasks_ten_times(platform: Platform, tmp_path: Path) -> N
     assert list((tmp_path / "var/workspaces").iterdir()) == []
 
 
-def one_task(
-    platform: Platform, config: Path, task: str, inputs: dict[str, Any]
-) -> dict[str, Any]:
-    """Run a workflow of one task to its end and return its first task."""
-    workflow_id = platform.start_task(task, inputs)
-    with started_worker(config) as worker:
-        platform.wait_ended(workflow_id)
+@dataclass(frozen=True)
+class Service:
+    """A worker that runs for all tests of this module which need nothing but its answers."""
+
+    platform: Platform
+    worker: Worker
+    folder: Path
+
+    def one_task(self, task: str, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Run a workflow of one task to its end and return the task's first attempt."""
+        workflow_id = self.platform.start_task(task, inputs)
+        state = self.platform.wait_ended(workflow_id)
+        first: dict[str, Any] = state["tasks"][0]
+        return first
+
+    def nothing_left(self, repository: str) -> None:
+        """Check that neither stages nor attempt directories are left, as soon as may be."""
+        nothing_left(self.worker, self.folder / "worker.toml", self.platform, repository)
+
+
+@pytest.fixture(scope="module")
+def service(
+    conductor_url: str, lakefs: LakeFSAccess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    platform = Platform(conductor_url, lakefs)
+    folder = tmp_path_factory.mktemp("service")
+    with started_worker(platform.write_config(folder)) as worker:
+        yield Service(platform, worker, folder)
         worker.signal()
         assert worker.wait_exit() == 0
-    task_record: dict[str, Any] = platform.state(workflow_id)["tasks"][0]
-    return task_record
+    platform.close()
 
 
 FAILED, TERMINAL = "FAILED", "FAILED_WITH_TERMINAL_ERROR"
@@ -109,18 +136,18 @@ FAILED, TERMINAL = "FAILED", "FAILED_WITH_TERMINAL_ERROR"
     ],
 )
 def test_body_that_fails(
-    platform: Platform, tmp_path: Path, do: str, status: str, reason: str
+    service: Service, tmp_path: Path, do: str, status: str, reason: str
 ) -> None:
     """Each way of failing has its status, and a reason with a stable first word."""
-    config = platform.write_config(tmp_path)
+    platform = service.platform
     repository, ref = platform.repository({"data/in.txt": b"input"})
     inputs = {"workspace": workspace(repository, ref), "params": {"do": do}}
-    task = one_task(platform, config, "probe.files", inputs)
+    task = service.one_task("probe.files", inputs)
     assert task["status"] == status
     assert task["reasonForIncompletion"].startswith(reason), task["reasonForIncompletion"]
-    assert str(tmp_path) not in task["reasonForIncompletion"]
+    assert str(service.folder) not in task["reasonForIncompletion"]
     assert platform.history(repository)[0]["id"] == ref
-    assert platform.stages(repository) == []
+    service.nothing_left(repository)
     if do == "raise":
         assert any("FileNotFoundError" in line for line in platform.task_log(task["taskId"]))
 
@@ -139,26 +166,26 @@ def test_body_that_fails(
     ],
 )
 def test_input_that_cannot_be_used(
-    platform: Platform, tmp_path: Path, change: dict[str, Any], reason: str
+    service: Service, tmp_path: Path, change: dict[str, Any], reason: str
 ) -> None:
     """Bad input fails terminally before the body runs, with a reason that names what is wrong."""
-    config = platform.write_config(tmp_path)
+    platform = service.platform
     repository, ref = platform.repository(change.get("files", {"data/in.txt": b"input"}))
     place = workspace(repository, ref)
     place |= {key: change[key] for key in ("repository", "ref", "branch") if key in change}
     inputs: dict[str, Any] = {"workspace": place, "params": {"do": "write"}}
     inputs |= {key: change[key] for key in ("params", "workspace") if key in change}
-    task = one_task(platform, config, "probe.files", inputs)
+    task = service.one_task("probe.files", inputs)
     assert task["status"] == TERMINAL
     assert task["reasonForIncompletion"].startswith(reason), task["reasonForIncompletion"]
     assert platform.history(repository)[0]["id"] == ref
 
 
 def test_branch_that_somebody_else_moved_before_the_attempt(
-    platform: Platform, tmp_path: Path
+    service: Service, tmp_path: Path
 ) -> None:
     """The body does not run, the foreign commit stays, and the reason says what to do."""
-    config = platform.write_config(tmp_path)
+    platform = service.platform
     repository, ref = platform.repository({"data/in.txt": b"input"})
     foreign = platform.lakefs.foreign_commit(
         repository, "main", write={"data/theirs.txt": b"theirs"}, message="their work"
@@ -166,7 +193,7 @@ def test_branch_that_somebody_else_moved_before_the_attempt(
     begun = tmp_path / "begun"
     params = {"do": "write", "signal_file": str(begun)}
     inputs = {"workspace": workspace(repository, ref), "params": params}
-    task = one_task(platform, config, "probe.files", inputs)
+    task = service.one_task("probe.files", inputs)
     assert task["status"] == TERMINAL
     assert task["reasonForIncompletion"].startswith("head_moved: ")
     assert "their work" in task["reasonForIncompletion"]
@@ -204,28 +231,28 @@ def test_branch_that_somebody_else_moves_while_the_body_runs(
     assert platform.stages(repository) == []
 
 
-def test_nothing_changed_publishes_nothing(platform: Platform, tmp_path: Path) -> None:
+def test_nothing_changed_publishes_nothing(service: Service, tmp_path: Path) -> None:
     """A body that leaves, or rewrites, what it found ends with its input ref."""
-    config = platform.write_config(tmp_path)
+    platform = service.platform
     repository, ref = platform.repository({"data/in.txt": b"input"})
     for do in ("nothing", "rewrite"):
         inputs = {"workspace": workspace(repository, ref), "params": {"do": do}}
-        task = one_task(platform, config, "probe.files", inputs)
+        task = service.one_task("probe.files", inputs)
         assert task["status"] == "COMPLETED"
         assert task["outputData"]["workspace"]["ref"] == ref
     assert platform.history(repository)[0]["id"] == ref
 
 
 def test_deleted_file_is_gone_from_the_branch_and_others_stay(
-    platform: Platform, tmp_path: Path
+    service: Service, tmp_path: Path
 ) -> None:
-    config = platform.write_config(tmp_path)
+    platform = service.platform
     repository, ref = platform.repository(
         {"data/in.txt": b"input", "data/old.txt": b"old", "data2/kept.txt": b"kept"}
     )
     params = {"do": "delete", "path": "old.txt"}
     inputs = {"workspace": workspace(repository, ref), "params": params}
-    task = one_task(platform, config, "probe.files", inputs)
+    task = service.one_task("probe.files", inputs)
     assert task["status"] == "COMPLETED"
     head = platform.history(repository)[0]["id"]
     path = ("repositories", repository, "refs", head, "objects", "ls")
@@ -233,14 +260,12 @@ def test_deleted_file_is_gone_from_the_branch_and_others_stay(
     assert [entry["path"] for entry in listing["results"]] == ["data/in.txt", "data2/kept.txt"]
 
 
-def test_output_answers_in_the_spelling_of_the_input(
-    platform: Platform, tmp_path: Path
-) -> None:
-    config = platform.write_config(tmp_path)
+def test_output_answers_in_the_spelling_of_the_input(service: Service, tmp_path: Path) -> None:
+    platform = service.platform
     repository, ref = platform.repository({"data/in.txt": b"input"})
     place = {"repository": repository, "branch": "main", "refType": "commit", "ref": ref}
     inputs = {"workspace": place, "params": {"do": "write"}, "unknown": 1}
-    task = one_task(platform, config, "probe.files", inputs)
+    task = service.one_task("probe.files", inputs)
     assert task["status"] == "COMPLETED"
     head = platform.history(repository)[0]["id"]
     assert task["outputData"]["workspace"] == {**place, "ref": head}
@@ -260,45 +285,41 @@ HOSTILE_KEYS = [
 
 @pytest.mark.parametrize("key", HOSTILE_KEYS)
 def test_key_that_cannot_be_a_file_is_refused_by_name(
-    platform: Platform, tmp_path: Path, key: str
+    service: Service, tmp_path: Path, key: str
 ) -> None:
     """The body does not run, and nothing is written outside of the attempt's directory."""
-    config = platform.write_config(tmp_path)
+    platform = service.platform
     repository, ref = platform.repository({"data/in.txt": b"input", key: b"hostile"})
-    before = {p for p in tmp_path.rglob("*") if "var" not in p.parts}
+    before = {p for p in service.folder.rglob("*") if "workspaces" not in p.parts}
     begun = tmp_path / "begun"
     params = {"do": "write", "signal_file": str(begun)}
     inputs = {"workspace": workspace(repository, ref), "params": params}
-    task = one_task(platform, config, "probe.files", inputs)
+    task = service.one_task("probe.files", inputs)
     assert task["status"] == TERMINAL
     assert task["reasonForIncompletion"].startswith("key_refused: object key ")
     assert ascii(key)[1:40] in task["reasonForIncompletion"]
-    assert {p for p in tmp_path.rglob("*") if "var" not in p.parts} == before
-    assert list((tmp_path / "var").rglob("*")) == [tmp_path / "var/workspaces"]
+    assert {p for p in service.folder.rglob("*") if "workspaces" not in p.parts} == before
+    service.nothing_left(repository)
 
 
-def test_file_that_is_also_a_directory_is_refused_by_name(
-    platform: Platform, tmp_path: Path
-) -> None:
-    config = platform.write_config(tmp_path)
+def test_file_that_is_also_a_directory_is_refused_by_name(service: Service, tmp_path: Path) -> None:
+    platform = service.platform
     repository, ref = platform.repository(
         {"data/in.txt": b"input", "data/both": b"file", "data/both/inner": b"inner"}
     )
     inputs = {"workspace": workspace(repository, ref), "params": {"do": "write"}}
-    task = one_task(platform, config, "probe.files", inputs)
+    task = service.one_task("probe.files", inputs)
     assert task["status"] == TERMINAL
     assert "would be a file and a directory at once" in task["reasonForIncompletion"]
 
 
-def test_directory_markers_are_harmless(platform: Platform, tmp_path: Path) -> None:
+def test_directory_markers_are_harmless(service: Service, tmp_path: Path) -> None:
     """Empty `dir/` objects, as S3 tools make them, become directories and are kept."""
-    config = platform.write_config(tmp_path)
-    repository, ref = platform.repository(
-        {"data/": b"", "data/in.txt": b"input", "data/raw/": b""}
-    )
+    platform = service.platform
+    repository, ref = platform.repository({"data/": b"", "data/in.txt": b"input", "data/raw/": b""})
     params = {"do": "write", "path": "raw/out.txt"}
     inputs = {"workspace": workspace(repository, ref), "params": params}
-    task = one_task(platform, config, "probe.files", inputs)
+    task = service.one_task("probe.files", inputs)
     assert task["status"] == "COMPLETED", task.get("reasonForIncompletion")
     head = platform.history(repository)[0]["id"]
     path = ("repositories", repository, "refs", head, "objects", "ls")

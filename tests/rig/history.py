@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perago_worker.events import AttemptFinished, AttemptStarted, ChildStarted, Event
+from perago_worker.events import AttemptFinished, AttemptStarted, ChildStarted, Event, StepFinished
 from perago_worker.models import Lease, Publication
 
 
@@ -96,8 +96,9 @@ class Called:
 
 @dataclass(frozen=True)
 class Passed:
-    """An attempt went over the boundary after a step."""
+    """An attempt has done a step."""
 
+    lineage: str
     step: str
 
 
@@ -178,6 +179,8 @@ class Historian:
                         reported=reported,
                     )
                 )
+            case StepFinished(lease=lease, step=step, error=""):
+                self._journal.note(Passed(str(lease.lineage), step))
             case ChildStarted(pid=pid):
                 self._journal.note(Child(pid))
             case _:

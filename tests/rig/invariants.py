@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from perago_worker.adapters.local.queue_records import TaskRecord
 from perago_worker.models import CommitInfo, Publication, Token
 from perago_worker.models.publication import EXPECTED_HEAD
 from tests.rig.bodies import Run
@@ -48,14 +49,17 @@ class Judge:
         self._uuids: set[str] = set()
         self._judged: set[tuple[str, str]] = set()
 
-    def check(self) -> None:
+    def check(self, tasks: Sequence[TaskRecord]) -> None:
         """Check everything.
+
+        Args:
+            tasks: What the queue says of every task now.
 
         Raises:
             Violation: It says what was broken, and where.
         """
         self._check_branch()
-        self._check_tasks()
+        self._check_tasks(tasks)
         self._check_threads()
 
     def tree(self, commit: str) -> Tree:
@@ -132,8 +136,8 @@ class Judge:
         if twice:
             raise Violation(f"the head shows more than one publication of {twice}")
 
-    def _check_tasks(self) -> None:
-        for task in self._world.tasks():
+    def _check_tasks(self, tasks: Sequence[TaskRecord]) -> None:
+        for task in tasks:
             if task.status != "COMPLETED":
                 continue
             ref = str(task.output["workspace"]["ref"])
@@ -172,7 +176,7 @@ class Judge:
 
     def check_end(self) -> None:
         """Check that a settled world is at rest and tidy."""
-        self.check()
+        self.check(self._world.tasks())
         if waiting := self._world.unfinished():
             raise Violation(f"tasks never end: {[(t.task_id, t.status) for t in waiting]}")
         if left := self._world.what_is_left():

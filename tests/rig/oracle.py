@@ -24,7 +24,7 @@ from perago_worker.attempt.codes import Code
 from perago_worker.attempt.fence import short
 from perago_worker.models import Publication
 from perago_worker.models.lease import Token
-from tests.rig.history import Answered, Entry, Finished, Foreign, Made, Sent, Started
+from tests.rig.history import Answered, Entry, Finished, Foreign, Made, Passed, Started
 
 Files = Mapping[str, str]
 """Object key -> checksum."""
@@ -119,26 +119,30 @@ def _answered_kept(evidence: Evidence) -> Iterator[str]:
 
 
 def _published_once(evidence: Evidence) -> Iterator[str]:
-    """P1: of one logical task, the publications before the last are below nothing but its input."""
-    seen: dict[str, Commit] = {}
-    visible: dict[str, Commit] = {}
+    """P1: before a logical task's publication shows, what it had published before is covered."""
+    uuids: set[str] = set()
+    last: dict[str, Commit] = {}
     for commit, publication in evidence.publications():
-        if publication.uuid in seen:
+        if publication.uuid in uuids:
             yield f"publication {publication.uuid} is on the branch twice"
-        seen[publication.uuid] = commit
-        earlier = visible.get(publication.lineage)
-        if earlier is not None and _is_below(evidence, earlier.id, publication.input_ref):
+        uuids.add(publication.uuid)
+        earlier = last.get(publication.lineage)
+        if earlier is not None and not _is_covered(evidence, earlier, commit):
             yield (
                 f"task {publication.lineage} has published twice: {short(commit.id)} keeps "
                 f"{short(earlier.id)}"
             )
-        visible[publication.lineage] = commit
+        last[publication.lineage] = commit
 
 
-def _is_below(evidence: Evidence, commit: str, other: str) -> bool:
-    """Whether `commit` is `other` or older than it on the branch."""
-    order = [each.id for each in evidence.branch]
-    return commit in order and other in order and order.index(commit) >= order.index(other)
+def _is_covered(evidence: Evidence, earlier: Commit, later: Commit) -> bool:
+    """Whether something from above `earlier` up to `later` was made of an input below `earlier`."""
+    age = {commit.id: number for number, commit in enumerate(evidence.branch)}
+    return any(
+        age.get(publication.input_ref, -1) > age[earlier.id]
+        for commit, publication in evidence.publications()
+        if age[later.id] <= age[commit.id] < age[earlier.id]
+    )
 
 
 def _in_order(evidence: Evidence) -> Iterator[str]:
@@ -253,20 +257,24 @@ def _given_up(evidence: Evidence) -> Iterator[str]:
 
 
 def _was_followed(evidence: Evidence, publication: Publication) -> bool:
-    """Whether an attempt of the same logical task began after the publication was sent."""
-    sent = False
+    """Whether a later attempt at the same logical task has seen the branch."""
+    began = False
     for entry in evidence.history:
-        if isinstance(entry, Sent) and entry.uuid == publication.uuid:
-            sent = True
-        if isinstance(entry, Started) and sent and entry.lineage == publication.lineage:
-            return True
+        if isinstance(entry, Started) and entry.lineage == publication.lineage:
+            began = Token.parse(entry.token) > publication.token
+        if isinstance(entry, Passed) and began and entry.lineage == publication.lineage:
+            if entry.step == "precheck":
+                return True
     return False
 
 
 def _refused_by_name(evidence: Evidence, commit: Commit, publication: Publication) -> bool:
-    codes = {Code.HEAD_MOVED, Code.LOST_RACE}
+    """Whether an attempt said what is in the way: the leftover, or what has been put on top of it."""
+    order = [each.id for each in evidence.branch]
+    names = [short(each) for each in order[: order.index(commit.id) + 1]]
+    names.append(str(publication.token))
     return any(
-        entry.code in codes and short(commit.id) in entry.reason
+        any(name in entry.reason for name in names)
         for entry in evidence.of(Finished)
         if entry.lineage == publication.lineage
     )

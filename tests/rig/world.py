@@ -33,11 +33,11 @@ from perago_worker.attempt.task_log import TaskLog
 from perago_worker.attempt.workspace import Limits
 from perago_worker.definition import TaskDefinition
 from perago_worker.errors import PeragoError
-from perago_worker.models import CommitInfo, Held, Lease
+from perago_worker.models import CommitInfo, Lease
 from perago_worker.runtime.janitor import StageSurvey
 from perago_worker.taskdef import build_taskdef
 from tests.clocks import ManualClock
-from tests.rig.bodies import KINDS, RESPONSE_S, Bodies, Deed
+from tests.rig.bodies import KINDS, Bodies, Deed
 from tests.rig.stepping import Fate, Stepper, steered_queue, steered_store
 from tests.support import BRANCH, REPOSITORY, Recorder, put
 
@@ -45,7 +45,9 @@ FILES = {
     f"{folder}/{name}": name for folder in ("a", "b", "other") for name in ("in.txt", "drop.txt")
 }
 BUDGET = Budget(merge_s=8, completion_s=5, heartbeat_s=20)
-STILL_EACH_S = 61
+STEP_S = 61
+"""Longer than a lease and than any wait for a retry."""
+
 MAX_ROUNDS = 40
 
 
@@ -202,9 +204,14 @@ class Running:
         """Tell it that its worker wants to end."""
         self.attempt.stop.trip(StopCause.DRAINED, "the worker drains")
 
-    def beat(self) -> None:
-        """Send a heartbeat."""
-        self.attempt.keeper.beat(due=self.attempt.keeper.next_beat_at)
+    def beat(self, call: str = "", fate: Fate = Fate.GO) -> None:
+        """Send a heartbeat; let one of its calls have a fate."""
+        keeper = self.attempt.keeper
+        beat = Stepper(lambda: keeper.beat(due=keeper.next_beat_at))
+        if call and beat.run_to(call):
+            beat.step(fate)
+        beat.finish()
+        self.worker.world.held.extend(beat.held)
 
     def keep_leftovers(self) -> None:
         """Let what would be undone at the end of the attempt stay, as after a death."""
@@ -369,7 +376,7 @@ class World:
             for running in begun:
                 running.stepper.finish()
             if not begun:
-                self.clock.advance(STILL_EACH_S)
+                self.clock.advance(STEP_S)
         return False
 
     def what_is_left(self) -> list[str]:
@@ -384,10 +391,6 @@ class World:
         """Return the tasks that have not ended."""
         return [task for task in self.tasks() if task.status in UNFINISHED]
 
-    def observe(self, running: Running) -> bool:
-        """Tell whether an attempt's lease is held, by the queue's own record."""
-        return isinstance(self.operator.observe(running.lease), Held)
-
     def close(self) -> None:
         """End every thread, close what is open, remove all files."""
         for worker in list(self.workers.values()):
@@ -395,6 +398,3 @@ class World:
         self.operator.close()
         shutil.rmtree(self.root, ignore_errors=True)
         self.leftovers.clear()
-
-
-RESPONSE_TIMEOUT_S = RESPONSE_S

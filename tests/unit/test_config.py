@@ -138,6 +138,7 @@ KEYS = [
     Key("publish", "completion_timeout", '"1m30s"', "1m30s", 90.0),
     Key("publish", "heartbeat_interval", '"10s"', "10s", 10.0),
     Key("publish", "record_result", "false", "false", False),
+    Key("publish", "on_abandoned", '"replace"', "Replace", "replace"),
     Key("publish", "require_fence", '"hook"', "HOOK", "hook"),
     Key("publish", "sentinel", "true", "true", True),
     Key("http", "listen", '"[::1]:0"', "[::1]:0", "[::1]:0"),

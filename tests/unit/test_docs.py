@@ -7,7 +7,6 @@ configuration keys are those of the code.
 
 from __future__ import annotations
 
-import ast
 import re
 import shlex
 import sys
@@ -110,28 +109,23 @@ def test_every_page_is_linked_to() -> None:
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=str)
-def test_python_can_be_imported(
-    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A block with `@task` in it is a module of tasks; every other one runs as it stands."""
-    name = f"documented_{abs(hash(str(block)))}"
-    (tmp_path / f"{name}.py").write_text(block.text, encoding="utf-8")
+def test_python_works(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block with `@task` in it is the module `shop` of its page; tests in other blocks pass."""
+    module = next(b for b in blocks("python") if b.page == block.page and "@task" in b.text)
+    (tmp_path / "shop.py").write_text(module.text, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    if "@task" in block.text:
-        assert load_module_tasks(name)
-    else:
-        # Blocks build on the module of the page's first one, as a test does on the task it tests.
-        compile(block.text, str(block), "exec")
-        _check_imports(block.text)
-    sys.modules.pop(name, None)
-
-
-def _check_imports(text: str) -> None:
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("perago_worker"):
-            module = __import__(node.module or "", fromlist=["_"])
-            missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
-            assert not missing, f"{node.module} has no {missing}"
+    monkeypatch.delitem(sys.modules, "shop", raising=False)
+    try:
+        if "@task" in block.text:
+            assert load_module_tasks("shop")
+            return
+        names: dict[str, Any] = {}
+        exec(compile(block.text, str(block), "exec"), names)  # noqa: S102 -- our own pages
+        for number, test in enumerate(v for n, v in names.items() if n.startswith("test_")):
+            (tmp_path / str(number)).mkdir()
+            test(tmp_path / str(number))
+    finally:
+        sys.modules.pop("shop", None)
 
 
 @pytest.mark.parametrize("block", blocks("toml"), ids=str)
@@ -189,14 +183,20 @@ def test_command_takes_what_it_is_shown_with(where: str, arguments: Sequence[str
 
 def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = {
-        match[1] for page in PAGES for match in re.finditer(r"(?:`|^|\()make ([a-z]+)", page.read_text(), re.M)
-    }
+    pattern = re.compile(r"(?:`|^|\()make ([a-z]+)", re.MULTILINE)
+    named = {name for page in PAGES for name in pattern.findall(page.read_text(encoding="utf-8"))}
     assert named
     assert named <= targets
 
 
 # --- reference ------------------------------------------------------------------------------------
+
+
+def section(page: str, heading: str) -> str:
+    """Return the text below one heading of a page."""
+    _, _, after = (DOCS / page).read_text(encoding="utf-8").partition(f"\n## {heading}\n")
+    assert after, f"{page} has no section {heading}"
+    return after.partition("\n## ")[0]
 
 
 def test_configuration_is_that_of_the_models() -> None:
@@ -212,16 +212,8 @@ def test_every_code_is_explained() -> None:
 
 
 def test_every_step_is_explained() -> None:
-    explained = FIRST_CELL.findall((DOCS / "attempt.md").read_text(encoding="utf-8"))
+    explained = FIRST_CELL.findall(section("attempt.md", "The steps"))
     assert explained == list(STEP_NAMES)
-
-
-def operations(heading: str) -> str:
-    """Return one section of the operator's page."""
-    text = (DOCS / "operations.md").read_text(encoding="utf-8")
-    _, _, after = text.partition(f"\n## {heading}\n")
-    assert after, f"there is no section {heading}"
-    return after.partition("\n## ")[0]
 
 
 def test_every_metric_is_listed_with_its_labels() -> None:
@@ -233,12 +225,14 @@ def test_every_metric_is_listed_with_its_labels() -> None:
             name = f"{family.name}_total" if family.type == "counter" else family.name
             labels = {label for sample in family.samples for label in sample.labels} - {"le"}
             expected[name.removeprefix("perago_worker_")] = labels
-    rows = re.findall(r"^\| `([a-z_]+)` \| \w+ \| (.*?) \|", operations("Metrics"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `([a-z_]+)` \| \w+ \| (.*?) \|", section("operations.md", "Metrics"), re.MULTILINE
+    )
     assert {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows} == expected
 
 
 def test_metrics_in_alerts_exist() -> None:
-    names = {name for name in FIRST_CELL.findall(operations("Metrics"))}
+    names = set(FIRST_CELL.findall(section("operations.md", "Metrics")))
     used = set(re.findall(r"\bperago_worker_([a-z_]+)", (DOCS / "operations.md").read_text()))
     assert {name.removesuffix("_bucket").removesuffix("_count") for name in used} <= names
 
@@ -247,4 +241,4 @@ def test_every_log_event_is_listed() -> None:
     events = set(EVENT.findall((PACKAGE / "telemetry/event_log.py").read_text(encoding="utf-8")))
     for file in PACKAGE.rglob("*.py"):
         events.update(LOGGED.findall(file.read_text(encoding="utf-8")))
-    assert set(FIRST_CELL.findall(operations("Logs"))) == events
+    assert set(FIRST_CELL.findall(section("operations.md", "Logs"))) == events

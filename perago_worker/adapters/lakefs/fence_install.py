@@ -82,7 +82,7 @@ def install(
         timeout_s: Request timeout of the merge.
 
     Raises:
-        HeadMoved: Somebody else changed the action meanwhile, perhaps to the same content.
+        HeadMoved: Somebody else changed the action meanwhile.
         StoreRefused: Somebody has uncommitted changes on the branch, or another hook refuses.
         PublishUnknown: No answer came to the merge. Look again.
     """

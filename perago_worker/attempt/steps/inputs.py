@@ -81,8 +81,10 @@ def precheck(attempt: Attempt) -> None:
         params_digest=attempt.params_digest,
     )
     allowed = attempt.retry(attempt.publisher().look)
-    if isinstance(allowed, Replace) and attempt.tools.settings.adopt:
-        _adopt_if_possible(attempt, allowed)
+    if isinstance(allowed, Replace):
+        attempt.leftover = allowed.head.id
+        if attempt.tools.settings.adopt:
+            _adopt_if_possible(attempt, allowed)
 
 
 def _checked_fence(attempt: Attempt) -> FenceLevel:
