@@ -131,9 +131,7 @@ class Workspace:
         entries = self._files(commit, limits, retry)
         self.manifest = dict(for_each(entries, fetch, threads=threads, check=check))
 
-    def _files(
-        self, commit: str, limits: Limits, retry: Retry
-    ) -> Iterator[tuple[str, ObjectInfo]]:
+    def _files(self, commit: str, limits: Limits, retry: Retry) -> Iterator[tuple[str, ObjectInfo]]:
         """Yield what to download; make directories on the way, before any file in them is begun."""
         layout = _Layout(self.directory)
         total = 0

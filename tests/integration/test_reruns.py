@@ -164,7 +164,7 @@ def test_retry_of_a_failed_workflow_whose_earlier_tasks_have_published(
 def test_zombie_of_the_first_run_publishes_nothing_after_a_rerun(
     platform: Platform, tmp_path: Path
 ) -> None:
-    """A worker that was paused while its task was run again finds its lease lost when it goes on."""
+    """A worker paused while its task was run again finds its lease lost when it goes on."""
     config = platform.write_config(tmp_path)
     repository, ref = platform.repository({"data/in.txt": b"input", "kept.txt": b"kept"})
     begun = tmp_path / "begun"

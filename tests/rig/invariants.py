@@ -61,6 +61,8 @@ class Judge:
         self._check_branch()
         self._check_tasks(tasks)
         self._check_threads()
+        if self._world.complaints:
+            raise Violation("; ".join(sorted(set(self._world.complaints))))
 
     def tree(self, commit: str) -> Tree:
         """Return everything a commit holds."""
@@ -70,7 +72,7 @@ class Judge:
         return self._trees[commit]
 
     def _check_branch(self) -> None:
-        if self._world.head().id == self._seen[-1].id:
+        if self._world.head_id() == self._seen[-1].id:
             return
         history = self._world.history()
         if [commit.id for commit in history[: len(self._seen)]] != [c.id for c in self._seen]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
@@ -59,9 +60,17 @@ def run_all(
     Raises:
         AssertionError: Something is wrong with some of them; says what, and how to repeat it.
     """
+
+
+    def safely(case: C) -> Sequence[str]:
+        try:
+            return run(case)
+        except Exception:  # noqa: BLE001 -- the other cases have to run, too
+            return traceback.format_exc().splitlines()
+
     began = monotonic()
     with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(run, cases))
+        found = list(pool.map(safely, cases))
     wrong = [(case, complaints) for case, complaints in zip(cases, found, strict=True) if complaints]
     summary = f"{len(cases)} cases, {len(wrong)} wrong, {monotonic() - began:.1f} s"
     report = [summary]

@@ -8,9 +8,9 @@ and every call can be lost, delayed, or be the last thing its process does.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from perago_worker.errors import PublishUnknown, QueueUnavailable, StoreUnavailable
 from perago_worker.ports import TaskQueue, WorkspaceStore
@@ -122,13 +122,31 @@ def pause_here(at: str) -> Fate:
     return fate
 
 
+class Watcher(Protocol):
+    """Is told of the calls a stepper makes."""
+
+    def sent(self, call: str, arguments: Mapping[str, Any]) -> None:
+        """Take note of a call and its keyword arguments, whatever becomes of it."""
+
+    def answered(self, call: str, answer: object) -> None:
+        """Take note of an answer that arrived."""
+
+
 class Steered:
     """A port whose named calls are steered; others, and those of other threads, pass."""
 
-    def __init__(self, target: object, calls: frozenset[str], lost: type[Exception]) -> None:
+    def __init__(
+        self,
+        target: object,
+        calls: frozenset[str],
+        *,
+        lost: type[Exception],
+        watcher: Watcher,
+    ) -> None:
         self._target = target
         self._calls = calls
         self._lost = lost
+        self._watcher = watcher
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._target, name)
@@ -139,16 +157,23 @@ class Steered:
             stepper = _here.stepper
             if stepper is None:
                 return found(*args, **kwargs)
-            return self._carry_out(stepper, name, lambda: found(*args, **kwargs))
+            return self._carry_out(stepper, name, lambda: found(*args, **kwargs), kwargs)
 
         return call
 
-    def _carry_out(self, stepper: Stepper, name: str, act: Callable[[], object]) -> object:
+    def _carry_out(
+        self,
+        stepper: Stepper,
+        name: str,
+        act: Callable[[], object],
+        arguments: Mapping[str, Any],
+    ) -> object:
         if stepper.dead:
             raise Killed
         fate = stepper.pause(name)
         if stepper.dead or fate is Fate.DIE_BEFORE:
             raise Killed
+        self._watcher.sent(name, arguments)
         if fate is Fate.LOSE_CALL:
             raise self._error(name)
         if fate is Fate.HOLD:
@@ -159,6 +184,7 @@ class Steered:
             raise Killed
         if fate is Fate.LOSE_ANSWER:
             raise self._error(name)
+        self._watcher.answered(name, answer)
         return self._steered(name, answer)
 
     def _error(self, name: str) -> Exception:
@@ -167,26 +193,20 @@ class Steered:
 
     def _steered(self, name: str, answer: object) -> object:
         if name == "stage":
-            return Steered(answer, frozenset({"commit", "delete"}), self._lost)
+            calls = frozenset({"commit", "delete"})
+            return Steered(answer, calls, lost=self._lost, watcher=self._watcher)
         return answer
 
 
-def steered_queue(queue: TaskQueue) -> TaskQueue:
+def steered_queue(queue: TaskQueue, watcher: Watcher) -> TaskQueue:
     """Return a queue whose calls stop the thread that makes them."""
     calls = frozenset({"observe", "extend", "complete", "give_back", "ended"})
-    return cast("TaskQueue", Steered(queue, calls, QueueUnavailable))
+    return cast("TaskQueue", Steered(queue, calls, lost=QueueUnavailable, watcher=watcher))
 
 
-def steered_store(store: WorkspaceStore) -> WorkspaceStore:
+def steered_store(store: WorkspaceStore, watcher: Watcher) -> WorkspaceStore:
     """Return a store whose calls stop the thread that makes them, reads and writes of files not."""
     calls = frozenset(
         {"resolve", "history", "list", "stage", "replacement", "publish", "drop_stage"}
     )
-    return cast("WorkspaceStore", Steered(store, calls, StoreUnavailable))
-
-
-CALLS = (
-    *("resolve", "history", "list", "body", "stage", "delete", "commit", "observe", "extend"),
-    *("replacement", "publish", "complete", "give_back", "ended", "drop_stage"),
-)
-"""Every name a stepper of an attempt may be at."""
+    return cast("WorkspaceStore", Steered(store, calls, lost=StoreUnavailable, watcher=watcher))

@@ -38,6 +38,7 @@ from perago_worker.runtime.janitor import StageSurvey
 from perago_worker.taskdef import build_taskdef
 from tests.clocks import ManualClock
 from tests.rig.bodies import KINDS, Bodies, Deed
+from tests.rig.conduct import Conduct
 from tests.rig.stepping import Fate, Stepper, steered_queue, steered_store
 from tests.support import BRANCH, REPOSITORY, Recorder, put
 
@@ -138,7 +139,11 @@ class Running:
 
     def __init__(self, worker: Worker, kind: TaskDefinition, lease: Lease) -> None:
         self.worker = worker
-        self.granted = lease
+        self.conduct = Conduct(
+            lease=lambda: self.lease,
+            is_holder=worker.world.is_holder,
+            complain=worker.world.complaints.append,
+        )
         self.attempt = self._attempt(kind, lease)
         self.stepper = Stepper(lambda: run_attempt(self.attempt))
 
@@ -174,8 +179,8 @@ class Running:
 
         bound = TaskDefinition(**{**vars(kind), "fn": body})
         return Tools(
-            queue=steered_queue(self.worker.queue),
-            store=steered_store(world.store),
+            queue=steered_queue(self.worker.queue, self.conduct),
+            store=steered_store(world.store, self.conduct),
             clock=world.clock,
             listener=world.recorder,
             directories=self.worker.directories,
@@ -229,6 +234,7 @@ class World:
     Attributes:
         held: Calls that were sent and have not arrived yet.
         foreign: Somebody else's commits, in their order.
+        complaints: What attempts did that they must never do.
     """
 
     def __init__(self, template: Path, root: Path) -> None:
@@ -244,6 +250,7 @@ class World:
         self.held: list[Any] = []
         self.foreign: list[Foreign] = []
         self.leftovers: list[ExitStack] = []
+        self.complaints: list[str] = []
         self._names = 0
 
     # --- what happens outside of workers ---
@@ -251,6 +258,19 @@ class World:
     def head(self) -> CommitInfo:
         """Return where the branch is."""
         return self.store.head(REPOSITORY, BRANCH)
+
+    def head_id(self) -> str:
+        """Return the id of the commit the branch is at, quicker than the store does."""
+        head = self.root / "store" / f"{REPOSITORY}.git" / "refs" / "heads" / BRANCH
+        return head.read_text().strip()
+
+    def is_holder(self, lease: Lease) -> bool:
+        """Tell whether a lease is the delivery that holds its task, by the record alone."""
+        (task,) = [task for task in self.tasks() if task.task_id == lease.task_id]
+        return task.status == "IN_PROGRESS" and (
+            (task.retry_count, task.poll_count, task.worker_id, task.start_time_ms)
+            == (lease.retry_count, lease.poll_count, lease.worker_id, lease.start_time_ms)
+        )
 
     def history(self) -> list[CommitInfo]:
         """Return the branch's commits since the start, oldest first, the start included."""

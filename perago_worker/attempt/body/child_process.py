@@ -167,7 +167,10 @@ class ChildProcess:
         except OSError:
             return self._died()
         reply = self._converse(stop, call.remaining_s, on_output)
-        return reply if reply is not None else Died("the child process answered out of turn")
+        if reply is None:
+            self.end()
+            return Died("the child process answered out of turn")
+        return reply
 
     def _converse(
         self, stop: StopToken, allowed_s: float | None, on_output: OnOutput

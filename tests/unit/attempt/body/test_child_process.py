@@ -47,7 +47,11 @@ class Child:
         if early is not None:
             return early
         order = call(self.scratch, remaining_s=remaining_s, **params)
-        return self.process.call(order, stop=stop, on_output=self.hear)
+        try:
+            return self.process.call(order, stop=stop, on_output=self.hear)
+        except BaseException:
+            self.process.end()  # it is busy, and no use to the next test
+            raise
 
 
 Start = Callable[[ChildSpec], Child]
@@ -132,6 +136,10 @@ def stopping(stop: StopToken, when: Callable[[], bool]) -> Iterator[None]:
         thread.join()
 
 
+SHUT = "import socket; socket.socket(fileno=os.dup(CHANNEL)).shutdown(socket.SHUT_WR)"
+"""Closes the child's side of the channel, for good and in a way that is noticed at once."""
+
+
 class TestReplies:
     def test_a_result(self, plain: Child) -> None:
         assert plain.run(do="nothing") == Returned(result={"did": "nothing", "detail": {}})
@@ -214,7 +222,7 @@ class TestDeath:
         assert obedient.said == [("stdout", "last words")]
 
     def test_a_body_that_closes_the_channel_is_ended(self, obedient: Child) -> None:
-        reply = obedient.run(code="os.dup2(os.open('/dev/null', 2), CHANNEL); time.sleep(600)")
+        reply = obedient.run(code=f"{SHUT}; time.sleep(600)")
 
         assert reply == Died(
             "the body closed the child process's channel to the worker; it was ended"
