@@ -210,14 +210,15 @@ def _outrun_after(call: Call, tampering: Tampering) -> Any:
 
 
 class _Into:
-    """A file that spoils what is written to it, once."""
+    """A file that spoils what is written to it."""
 
     def __init__(self, file: BinaryIO, spoil: Callable[[bytes], bytes]) -> None:
         self._file = file
         self._spoil = spoil
+        self.written = 0
 
     def write(self, data: bytes, /) -> int:
-        self._file.write(self._spoil(bytes(data)))
+        self.written += self._file.write(self._spoil(bytes(data)))
         return len(data)
 
 
@@ -225,8 +226,9 @@ def _spoiling(spoil: Callable[[bytes], bytes]) -> Act:
     def act(call: Call, tampering: Tampering) -> Any:
         store = tampering.bench.local_store
         repository, commit, key, into = call.args
-        file = cast("BinaryIO", _Into(into, spoil))
-        return store.read(repository, commit, key, file)
+        spoiling = _Into(into, spoil)
+        store.read(repository, commit, key, cast("BinaryIO", spoiling))
+        return spoiling.written
 
     return act
 

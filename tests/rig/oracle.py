@@ -244,10 +244,13 @@ def _last_is_reported(evidence: Evidence) -> Iterator[str]:
 
 
 def _given_up(evidence: Evidence) -> Iterator[str]:
-    """P3: a leftover of a task that never completed is named by the attempt after it, if any."""
-    completed = {task.lineage for task in evidence.tasks if task.status == "COMPLETED"}
+    """P3: a leftover of a task that never completed is named by the attempt after it, if any.
+
+    Of a cancelled task nobody hears anything, so what its attempt had published stays unsaid.
+    """
+    silent = {task.lineage for task in evidence.tasks if task.status in {"COMPLETED", "CANCELED"}}
     for commit, publication in evidence.publications():
-        if publication.lineage in completed or not _was_followed(evidence, publication):
+        if publication.lineage in silent or not _was_followed(evidence, publication):
             continue
         if not _refused_by_name(evidence, commit, publication):
             yield (

@@ -201,23 +201,25 @@ def without_time(line: dict[str, Any]) -> dict[str, Any]:
             },
         ),
         (
-            Published(lease(), "merged", "c1", 0.25),
+            Published(lease(), "merged", "c1", 0.25, "hook"),
             {
                 **IDENTITY,
                 "event": "workspace.published",
                 "level": "info",
                 "outcome": "merged",
+                "fence": "hook",
                 "commit": "c1",
                 "budget_used": 0.25,
             },
         ),
         (
-            Published(lease(), "refused", "", 0.25, "head moved"),
+            Published(lease(), "refused", "", 0.25, "verify", "head moved"),
             {
                 **IDENTITY,
                 "event": "workspace.not_published",
                 "level": "warning",
                 "outcome": "refused",
+                "fence": "verify",
                 "budget_used": 0.25,
                 "detail": "head moved",
             },

@@ -22,6 +22,7 @@ from perago_worker.events import (
     HeartbeatSent,
     PollFinished,
     Published,
+    PublishOutcome,
     ServiceFailed,
     StateChanged,
     StepFinished,
@@ -29,6 +30,7 @@ from perago_worker.events import (
 )
 from perago_worker.models import Lease, Outcome
 from perago_worker.models.outcome import OutcomeKind
+from perago_worker.ports import FenceLevel
 from perago_worker.telemetry.metrics import PHASE_BUCKETS_S, Metrics
 
 SLOTS = {"a": 2, "b": 1}
@@ -111,8 +113,9 @@ EVERY_EVENT: list[Event] = [
     *(Transferred(lease(), direction, 1, 1, 1.0, 1) for direction in ("download", "upload")),
     *(HeartbeatSent(lease(), outcome, 0.1) for outcome in ("held", "lost", "error")),
     *(
-        Published(lease(), outcome, "c", 0.5)
-        for outcome in ("merged", "refused", "lost_race", "failed")
+        Published(lease(), outcome, "c", 0.5, fence)
+        for outcome in get_args(PublishOutcome)
+        for fence in get_args(FenceLevel)
     ),
     GivenBack(lease(), "x"),
     GivenBack(lease(), "x", "error"),
@@ -264,7 +267,12 @@ def test_heartbeats_are_counted_with_their_delay(observed: Observed) -> None:
 
 
 def test_publications_are_counted_with_the_budget_they_used(observed: Observed) -> None:
-    observed.see(Published(lease(), "merged", "c", 0.3), Published(lease(), "refused", "", 1.2))
+    observed.see(
+        Published(lease(), "merged", "c", 0.3, "hook"),
+        Published(lease(), "refused", "", 1.2, "verify"),
+    )
+    assert observed.value("publication_fences_total", fence="hook") == 1
+    assert observed.value("publication_fences_total", fence="verify") == 1
 
     assert observed.value("publications_total", task="a", outcome="merged") == 1
     assert observed.value("publications_total", task="a", outcome="refused") == 1

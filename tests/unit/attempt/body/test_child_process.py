@@ -503,6 +503,7 @@ class TestOutput:
     def test_a_body_may_close_its_output(self, obedient: Child, code: str) -> None:
         assert obedient.run(code=code) == Returned(result={"value": 1})
         assert obedient.run(code="return 2") == Returned(result={"value": 2})
+        obedient.process.end()  # it has nowhere to print any more
 
 
 class TestLoading:
