@@ -35,7 +35,7 @@ def data(tmp_path: Path) -> Path:
 
 def submit_files(config: Path, data: Path, **order: object) -> str:
     """Queue the workspace task of the probe module."""
-    return submit(config, "probe.files", order, "--workspace", "repo@main", "--import", str(data))
+    return submit(config, "probe.files", order, files=data)
 
 
 def git(config: Path, *arguments: str) -> str:
@@ -84,9 +84,7 @@ def test_task_without_a_workspace(config: Path) -> None:
 
 
 def test_read_only_task_answers_with_its_input_ref(config: Path, data: Path) -> None:
-    submit(
-        config, "probe.look", {"do": "nothing"}, "--workspace", "repo@main", "--import", str(data)
-    )
+    submit(config, "probe.look", {"do": "nothing"}, files=data)
     assert run_command(config, "--until-idle").returncode == 0
     (record,) = recorded_tasks(config)
     assert record["output"]["workspace"] == record["input"]["workspace"]
@@ -176,7 +174,7 @@ def test_killed_worker_leaves_no_body_and_the_next_one_completes_the_task(
         config,
         "probe.short_lease",
         {"do": "loop", "signal_file": str(begun), "seconds": 30},
-        *("--workspace", "repo@main", "--import", str(data)),
+        files=data,
     )
     with started_worker(config) as worker:
         worker.wait_for(begun.exists, "begun body")
@@ -209,7 +207,7 @@ def test_deaf_body_does_not_delay_heartbeats(config: Path, data: Path, tmp_path:
         config,
         "probe.short_lease",
         {"do": "loop", "signal_file": str(begun)},
-        *("--workspace", "repo@main", "--import", str(data)),
+        files=data,
     )
     with started_worker(config) as worker:
         worker.wait_for(begun.exists, "begun body")

@@ -37,9 +37,7 @@ def task_id(config: Path, tmp_path: Path) -> str:
     data = tmp_path / "files"
     (data / "data").mkdir(parents=True)
     (data / "data/in.txt").write_text("input")
-    return submit(
-        config, "probe.files", {"do": "write"}, "--workspace", "repo@main", "--import", str(data)
-    )
+    return submit(config, "probe.files", {"do": "write"}, files=data)
 
 
 @contextmanager

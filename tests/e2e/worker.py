@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -12,9 +11,15 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+
+from perago_worker.adapters.local.queue import LocalQueue
+from perago_worker.adapters.local.store import LocalStore
+from perago_worker.adapters.system import SystemClock
+from perago_worker.task import load_module_tasks
+from perago_worker.taskdef import build_taskdef
 
 REPOSITORY_ROOT = Path(__file__).parents[2]
 DEADLINE_S = 60.0
@@ -155,21 +160,40 @@ def started_worker(
         process.stdout.close()
 
 
-def submit(config: Path, task: str, params: Mapping[str, Any], *arguments: str) -> str:
-    """Queue a task on the embedded queue; return its task id."""
-    done = run_command(config, "submit", task, "--params", json.dumps(params), *arguments)
-    assert done.returncode == 0, done.stderr
-    found = re.search(r"task ([0-9a-f-]{36})", done.stdout)
-    assert found is not None, done.stdout
-    return found[1]
+def submit(
+    config: Path, task: str, params: Mapping[str, Any], *, files: Path | None = None
+) -> str:
+    """Queue a task of the probe module on the embedded queue; return its task id.
+
+    Args:
+        files: Directory to import into `repo@main`, whose head becomes the task's workspace.
+    """
+    task_input: dict[str, Any] = {"params": dict(params)}
+    if files is not None:
+        root = config.parent / "var/repositories"
+        root.mkdir(parents=True, exist_ok=True)
+        commit = LocalStore(root).import_directory("repo", "main", files, "input")
+        place = {"repository": "repo", "branch": "main", "ref_type": "commit", "ref": commit.id}
+        task_input["workspace"] = place
+    with local_queue(config) as queue:
+        for definition in load_module_tasks("tests.tasks.probe"):
+            queue.register_taskdef(build_taskdef(definition))
+        return queue.submit(task, task_input).task_id
 
 
 def recorded_tasks(config: Path) -> list[dict[str, Any]]:
     """Return what the embedded queue knows of its tasks."""
-    done = run_command(config, "tasks", "--json")
-    assert done.returncode == 0, done.stderr
-    records: list[dict[str, Any]] = json.loads(done.stdout)
-    return records
+    with local_queue(config) as queue:
+        return [record.model_dump(mode="json") for record in queue.tasks(limit=100)]
+
+
+@contextmanager
+def local_queue(config: Path) -> Iterator[LocalQueue]:
+    """Open the queue that a worker with this configuration polls."""
+    path = config.parent / "var/queue.db"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(LocalQueue(path, clock=SystemClock(), worker_id="tests")) as queue:
+        yield queue
 
 
 def fetch(url: str) -> tuple[int, str]:

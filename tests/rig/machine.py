@@ -213,10 +213,11 @@ class Protocol(RuleBasedStateMachine):
         self.world.release(pick % len(self.world.held))
 
     @precondition(lambda self: self.world.running())
-    @rule(kind=_kinds)
-    def redeliver(self, kind: Any) -> None:
-        """Put tasks that are under way in the queue once more."""
+    @rule(kind=_kinds, worker=st.integers(0, 3))
+    def deliver_twice(self, kind: Any, worker: int) -> None:
+        """Put tasks that are under way in the queue once more, and let somebody take one."""
         self.world.redeliver(kind)
+        self.world.worker(worker).poll(kind)
 
     @precondition(lambda self: self._unfinished())
     @rule(seconds=st.sampled_from([1, 25, 61, 200]))

@@ -154,7 +154,7 @@ def test_labels_are_closed_sets_without_ids(observed: Observed) -> None:
 
     assert labels == {
         *("task", "outcome", "reason", "phase", "direction", "state", "cause", "service"),
-        *("le", "version", "python"),
+        *("fence", "kind", "le", "version", "python"),
     }
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from perago_worker.attempt.backoff import Retry
 from perago_worker.attempt.codes import Code
+from perago_worker.attempt.directories import remove_tree
 from perago_worker.attempt.keys import show
 from perago_worker.attempt.workspace import (
     DOWNLOADED_MTIME_NS,
@@ -538,9 +539,11 @@ class TestChanges:
         self, workspace: Workspace, directory: Path
     ) -> None:
         nest(directory, 2_000)
-
-        with pytest.raises(RetryableAttemptError) as raised:
-            workspace.changes()
+        try:
+            with pytest.raises(RetryableAttemptError) as raised:
+                workspace.changes()
+        finally:
+            remove_tree(directory)  # pytest's own clearing away does not reach that deep
         assert raised.value.code == Code.FILE_REFUSED
         assert "path is too long" in raised.value.reason
 

@@ -7,7 +7,6 @@ or a pattern of names.
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import tempfile
@@ -30,7 +29,7 @@ from tests.rig.sampling import choose, run_all, time_limit, wanted
 from tests.rig.scenes import LEASE_OVER_S, MODULE, SCENES, Scene
 from tests.rig.tasks import CASE
 from tests.rig.worker_main import Forkers, WorkerOrder, forkers
-from tests.support import ROOT, eventually, is_running
+from tests.support import ROOT
 
 CASES = "PERAGO_TEST_KILL_CASES"
 EVERYDAY = 30
@@ -78,10 +77,12 @@ class Case:
 class Bed:
     """Where a case takes place: its folder and the processes in it."""
 
-    def __init__(self, scene: Scene, root: Path, point: KillPoint | None = None) -> None:
+    def __init__(
+        self, scene: Scene, root: Path, *, templates: Path, point: KillPoint | None = None
+    ) -> None:
         self.root = root
         self.journal = Journal(root / "journal")
-        shutil.copytree(scene.template(root.parent), root)
+        shutil.copytree(scene.template(templates), root)
         self.config = root / "worker.toml"
         self.config.write_text(
             CONFIG.format(
@@ -116,7 +117,7 @@ def workers() -> Iterator[Forkers]:
 
 def watch(scene: Scene, folder: Path, workers: Forkers) -> list[KillPoint]:
     """Return the places in this scene, by watching a worker that is not killed."""
-    bed = Bed(scene, folder / f"watched-{scene.name}")
+    bed = Bed(scene, folder / f"watched-{scene.name}", templates=folder)
     before = len(bed.journal.read())
     code = workers.get().run(bed.order(calls=True, ahead_s=LEASE_OVER_S))
     assert code == 0, (bed.root / "log").read_text()
@@ -125,7 +126,8 @@ def watch(scene: Scene, folder: Path, workers: Forkers) -> list[KillPoint]:
 
 def run_case(case: Case, folder: Path, workers: Forkers) -> list[str]:
     """Kill a worker or its body, let another one finish, and return what is wrong then."""
-    bed = Bed(case.scene, Path(tempfile.mkdtemp(dir=folder)) / "case", case.point)
+    root = Path(tempfile.mkdtemp(dir=folder)) / "case"
+    bed = Bed(case.scene, root, templates=folder, point=case.point)
     kill = "" if case.point.in_body else case.point.where
     code = workers.get().run(bed.order(kill=kill, ahead_s=LEASE_OVER_S))
     survives = case.point.where.endswith(".child")

@@ -13,7 +13,7 @@ from perago_worker.attempt.body.process import ALWAYS_PASSED, ProcessBody, child
 from perago_worker.attempt.body.protocol import Raised, Returned
 from perago_worker.attempt.body.runner import Died, Reply, Stopped
 from perago_worker.attempt.stop import StopCause, StopToken
-from tests.support import ROOT, eventually, is_running, process_body, raising
+from tests.support import ROOT, is_running, process_body, raising
 from tests.unit.attempt.body.authors import call
 
 
@@ -82,7 +82,7 @@ def test_a_child_that_died_of_its_body_is_replaced(plain: Body) -> None:
 def test_a_child_that_died_while_it_waited_is_replaced_unnoticed(plain: Body) -> None:
     plain.run("nothing")
     os.kill(plain.pid, signal.SIGKILL)
-    eventually(lambda: not is_running(plain.pid))
+    os.waitid(os.P_PID, plain.pid, os.WEXITED | os.WNOWAIT)
 
     assert isinstance(plain.run("nothing"), Returned)
     assert plain.causes == ["start", "ended"]
