@@ -57,18 +57,18 @@ clean: ## Remove what make made; the cache of the real servers stays
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; this is $$(python3 -V 2>&1)." \
 	  "Install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
-	@echo "Setting up .venv (once) ..."
+	@echo "Setting up .venv (once) ..." >&2
 	@"$(PYTHON)" -m venv --clear .venv || { rm -rf .venv; exit 1; }
 
 .venv/runtime.stamp: requirements.lock pyproject.toml | .venv/bin/python
-	@echo "Installing what $< names ..."
+	@echo "Installing what $< names ..." >&2
 	@$(PIP) install --require-hashes --requirement requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # Holds everything the runtime lock holds, at the same versions.
 .venv/dev.stamp: requirements-dev.lock pyproject.toml | .venv/bin/python
-	@echo "Installing what $< names ..."
+	@echo "Installing what $< names ..." >&2
 	@$(PIP) install --require-hashes --requirement requirements-dev.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -26,6 +26,7 @@ from perago_worker.attempt.budget import Budget
 from perago_worker.attempt.codes import Code
 from perago_worker.attempt.context import AttemptSettings, Tools
 from perago_worker.attempt.directories import AttemptDirectories
+from perago_worker.attempt.lease_keeper import BEATS_PER_LEASE
 from perago_worker.attempt.pipeline import STEP_NAMES
 from perago_worker.attempt.workspace import Limits
 from perago_worker.config import (
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from perago_worker.adapters.local.store import LocalStore
 
 LOCAL_POLL_WAIT_S = 1.0
-"""A poll of the embedded queue costs next to nothing, and a short one lets the worker stop sooner."""
+"""A poll of the embedded queue costs next to nothing, and a short one lets it end sooner."""
 
 
 def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None) -> int:
@@ -344,6 +345,7 @@ def _make_body(config: WorkerConfig, definition: TaskDefinition, listener: Liste
             os.environ, allowed=worker.body_env, python_path=worker.python_path
         ),
         memory_limit=worker.child_memory_limit or 0,
+        cancel_grace_s=_cancel_grace(config, definition),
         kill_grace_s=worker.kill_grace,
         max_calls=worker.attempts_per_child,
     )
@@ -365,6 +367,13 @@ def _load_tasks_logging_warnings(config: WorkerConfig) -> list[TaskDefinition]:
     for warning in caught:
         log.warning("task.warning", detail=str(warning.message))
     return definitions
+
+
+def _cancel_grace(config: WorkerConfig, definition: TaskDefinition) -> float:
+    """Return how long a body has to return by itself: well within one heartbeat interval."""
+    heartbeat_s = _attempt_settings(config, definition).budget.heartbeat_s
+    interval_s = min(heartbeat_s, definition.controls.timeout.response_seconds / BEATS_PER_LEASE)
+    return min(config.worker.kill_grace, interval_s) / 2
 
 
 def _log_config_warnings(config: WorkerConfig) -> None:

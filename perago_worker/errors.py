@@ -164,7 +164,7 @@ class QueueError(AdapterError):
 
 
 class QueueUnavailable(QueueError):
-    """Nothing was learnt: no answer, or one that says to come back. The call may have had effect."""
+    """Nothing was learnt: no answer, or one that says to come back. It may have had effect."""
 
 
 class QueueRefused(QueueError):
@@ -176,7 +176,7 @@ class StoreError(AdapterError):
 
 
 class StoreUnavailable(StoreError):
-    """Nothing was learnt: no answer, or one that says to come back. The call may have had effect."""
+    """Nothing was learnt: no answer, or one that says to come back. It may have had effect."""
 
 
 class StoreRefused(StoreError):

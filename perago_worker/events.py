@@ -14,7 +14,6 @@ from typing import Literal, Protocol
 from perago_worker.models import Lease, Outcome
 from perago_worker.ports import FenceLevel
 
-
 PublishOutcome = Literal["merged", "replaced", "refused", "lost_race", "failed"]
 
 
@@ -122,7 +121,8 @@ class Published(Event):
     """A publication took effect, or was found not to be allowed.
 
     Attributes:
-        outcome: `merged`; `replaced` when it took the place of an earlier attempt's; `refused` when the branch was elsewhere; `lost_race` when verification
+        outcome: `merged`; `replaced` when it took the place of an earlier attempt's; `refused`
+            when the branch was elsewhere; `lost_race` when verification
             showed a commit that slipped in; `failed` when nothing could be published in time.
         fence: How well the publication was fenced.
         budget_used: Share of the publish budget that the merge took, 0 to 1 and beyond.
@@ -187,7 +187,7 @@ class ChildStarted(Event):
 
 @dataclass(frozen=True)
 class ServiceFailed(Event):
-    """A long-lived part of the worker ended on an exception; it is started again, or the worker ends."""
+    """A part of the worker ended on an exception; it is started again, or the worker ends."""
 
     service: str
     error: str

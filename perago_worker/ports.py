@@ -279,8 +279,8 @@ class WorkspaceStore(Protocol):
         The merge commit's parents are the head it replaced and `source`; its tree is the source's
         when that head is the source's base. Stores that can compare and swap do so with
         `expected_head`; on others a commit made during the call becomes the first parent, nothing
-        of it is lost, and the caller sees it in `parents`. The branch is never reset. Safe to repeat
-        with the same source after `PublishUnknown`: a second merge changes nothing.
+        of it is lost, and the caller sees it in `parents`. The branch is never reset. Safe to
+        repeat with the same source after `PublishUnknown`: a second merge changes nothing.
 
         Args:
             metadata: Recorded on the merge commit.
@@ -291,8 +291,8 @@ class WorkspaceStore(Protocol):
             HeadMoved: The branch is elsewhere, or the content conflicts with what is there;
                 nothing was published.
             PublishUnknown: The merge was sent and no answer came. Read the head before anything.
-            StoreUnavailable: The merge was certainly not carried out (connection refused, throttled,
-                or others hold uncommitted changes on the branch). It may be tried again.
+            StoreUnavailable: The merge was certainly not carried out (connection refused,
+                throttled, or others hold uncommitted changes on the branch). It may be tried again.
         """
 
     def close(self) -> None:

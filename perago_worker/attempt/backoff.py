@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 
 class Backoff:
-    """Endless iterator of waits in seconds, each drawn from the upper half below a rising ceiling."""
+    """Endless iterator of waits in seconds, each from the upper half below a rising ceiling."""
 
     def __init__(self, *, first_s: float, cap_s: float, factor: float = 2.0) -> None:
         self._first_s = first_s

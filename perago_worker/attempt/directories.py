@@ -66,7 +66,7 @@ class AttemptDirectories:
 
     @contextmanager
     def attempt(self) -> Iterator[AttemptDirectory]:
-        """Make a directory for one attempt; remove it at the end of the block, whatever is in it."""
+        """Make a directory for one attempt; remove it at the end, whatever is in it."""
         base = self._home / uuid.uuid4().hex
         directory = AttemptDirectory(workspace=base / "workspace", scratch=base / "scratch")
         directory.workspace.mkdir(parents=True, mode=0o700)

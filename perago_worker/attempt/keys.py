@@ -1,8 +1,8 @@
 """Which object keys can be files in a workspace, and which are refused by name.
 
-A store takes nearly any bytes as a key: `../x`, `/abs`, `a//b`, NUL. None of them may reach the file
-system. A key that cannot be a file fails the attempt before the body runs, since leaving it out
-would give the body, and then the branch, less than the commit holds.
+A store takes nearly any bytes as a key: `../x`, `/abs`, `a//b`, NUL. None of them may reach the
+file system. A key that cannot be a file fails the attempt before the body runs, since leaving it
+out would give the body, and then the branch, less than the commit holds.
 """
 
 from __future__ import annotations

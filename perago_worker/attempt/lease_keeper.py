@@ -34,7 +34,7 @@ MARGIN_SHARE = 0.1
 
 SETTLE_S = 1.0
 """How long after an unclear completion the record is read back: by then a heartbeat that was still
-on its way has landed. Source: Conductor's extension takes a few milliseconds once it is received."""
+on its way has landed. Source: Conductor's extension takes milliseconds once it is received."""
 
 READ_BACKS = 3
 """How often an undone completion is sent again."""

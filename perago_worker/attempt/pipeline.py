@@ -191,7 +191,7 @@ def _kind(error: AttemptError) -> OutcomeKind:
 
 
 def _with_leftover(attempt: Attempt, code: str, reason: str) -> str:
-    """Name what an earlier attempt has left on the branch: this may be the last one to know of it."""
+    """Name what an earlier attempt left on the branch: this may be the last one to know of it."""
     if attempt.leftover is None or code in {Code.HEAD_MOVED, Code.LOST_RACE}:
         return reason  # or the reason itself tells what is on the branch
     note = f" (branch '{attempt.input.branch}' shows {short(attempt.leftover)}, which an earlier "
@@ -217,7 +217,7 @@ def _timed_report(attempt: Attempt, outcome: Outcome) -> tuple[Outcome, bool]:
 
 
 def _report(attempt: Attempt, outcome: Outcome) -> tuple[Outcome, bool]:
-    """Tell the queue, in the way the outcome asks for; return what was told and whether it took it."""
+    """Tell the queue in the way the outcome asks for; return what it was told, and if it took it."""
     keeper = attempt.keeper
     if outcome.kind in {"superseded", "cancelled"}:
         keeper.abandon()

@@ -141,8 +141,8 @@ class Workspace:
             if count > limits.objects or (limits.bytes is not None and total > limits.bytes):
                 raise TerminalAttemptError(
                     Code.WORKSPACE_TOO_LARGE,
-                    f"the workspace holds more than {limits.objects} objects or {limits.bytes} bytes; "
-                    "narrow the task's prefix or raise workspace.max_objects or workspace.max_bytes",
+                    f"the workspace has more than {limits.objects} objects or {limits.bytes} bytes; "
+                    "narrow the task's prefix, or raise workspace.max_objects or workspace.max_bytes",
                 )
             try:
                 path = relative_path(info.key, self._prefix)
@@ -257,7 +257,8 @@ class _Layout:
         is_marker = not path or path.endswith("/")
         if is_marker and info.size:
             raise KeyRefused(
-                f"object key {show(info.key)} cannot be a file: it ends in '/' but holds {info.size} bytes"
+                f"object key {show(info.key)} cannot be a file: it ends in '/' and holds "
+                f"{info.size} bytes"
             )
         folder = path.rstrip("/") if is_marker else path.rpartition("/")[0]
         self._ensure_folder(folder, info)

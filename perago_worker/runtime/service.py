@@ -12,8 +12,8 @@ from perago_worker.ports import Clock
 class Service(Protocol):
     """A long-lived part of the worker, known by its name.
 
-    `stop` may be called twice, and before `start`. `failure` is the text of the exception that ended
-    the service by itself, and None while it runs or after it was stopped.
+    `stop` may be called twice, and before `start`. `failure` is the text of the exception that
+    ended the service by itself, and None while it runs or after it was stopped.
     """
 
     @property

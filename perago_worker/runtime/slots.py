@@ -45,7 +45,7 @@ class Slot(ThreadService):
 
     @property
     def free(self) -> bool:
-        """Whether the slot can take an attempt; one that failed cannot until it is started again."""
+        """Whether the slot can take an attempt; one that failed must be started again first."""
         return self._attempt is None and self._serving
 
     @property

@@ -19,6 +19,7 @@ from perago_worker.events import (
     PollFinished,
     Published,
     ServiceFailed,
+    StageLeft,
     StateChanged,
     StepFinished,
     Swept,
@@ -65,6 +66,10 @@ class EventLog:
                 self._heartbeat_sent(event)
             case Published():
                 self._published(event)
+            case StageLeft(lease, repository, name):
+                self._log.warning(
+                    "stage.left", **identity(lease), repository=repository, stage=name
+                )
             case GivenBack(lease, why, error):
                 level = logging.WARNING if error else logging.INFO
                 self._log.log(

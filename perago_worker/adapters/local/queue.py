@@ -175,7 +175,6 @@ class LocalQueue:
     def close(self) -> None:
         """Let waiting polls return empty, and close the file."""
         self._closed.set()
-        self._watch.wake()
         self._db.close()
 
     # --- beyond the port ---

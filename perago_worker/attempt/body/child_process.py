@@ -60,6 +60,7 @@ class ChildSpec:
     Attributes:
         environment: All of the child's environment: nothing else of the worker's reaches it.
         memory_limit: Bytes of address space; 0 is no limit.
+        cancel_grace_s: From `cancelled` to SIGTERM.
         kill_grace_s: From SIGTERM to SIGKILL.
         max_calls: The child is replaced after this many.
     """
@@ -68,6 +69,7 @@ class ChildSpec:
     task_name: str
     environment: Mapping[str, str]
     memory_limit: int = 0
+    cancel_grace_s: float = 1.0
     kill_grace_s: float = 5.0
     max_calls: int = 1000
 
@@ -104,7 +106,7 @@ class ChildProcess:
         self._spec = spec
         self._channel, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 -- our own interpreter and module
                 [
                     *(sys.executable, "-P", "-m", "perago_worker.attempt.body.child"),
                     *(str(theirs.fileno()), spec.module, spec.task_name, str(spec.memory_limit)),
@@ -193,7 +195,7 @@ class ChildProcess:
                         os.eventfd_read(self._wake_fd)
                     else:
                         self._read_output(key.data, on_output)
-        self._ask_to_cancel()
+        self._cancel(on_output)
         self.end()
         self._read_outputs(on_output)
         return Stopped()
@@ -251,10 +253,21 @@ class ChildProcess:
             _emit(name, line, on_output)
         return True
 
-    def _ask_to_cancel(self) -> None:
+    def _cancel(self, on_output: OnOutput) -> None:
+        """Let the body see that its result is not wanted, and return if it does so soon."""
+        give_up_at = time.monotonic() + self._spec.cancel_grace_s
         with suppress(OSError):
-            self._channel.settimeout(1.0)
+            self._channel.settimeout(self._spec.cancel_grace_s)
             self._channel.sendall(Cancel().line())
+        while (left := give_up_at - time.monotonic()) > 0:
+            for key, _ in self._selector.select(left):
+                if key.data == "channel":
+                    if self._read_channel(on_output)[0]:
+                        return
+                elif key.data == "wake":
+                    os.eventfd_read(self._wake_fd)
+                else:
+                    self._read_output(key.data, on_output)
 
     def _died(self) -> Died:
         """Wait for the child's end, or bring it about, and say how it ended."""

@@ -1,4 +1,4 @@
-"""Bodies in a warm child process: one that hogs the interpreter, leaks or crashes harms only itself."""
+"""Bodies in a warm child process: one that hogs, leaks or crashes harms only itself."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _split(path: str) -> list[str]:
 
 
 class ProcessBody:
-    """`BodyRunner` that keeps one child warm and replaces it when it has died or served its time."""
+    """`BodyRunner` that keeps one child warm, and replaces it when it died or served its time."""
 
     def __init__(self, spec: ChildSpec, *, on_started: Callable[[int, str], None]) -> None:
         """Prepare; the child is started by `warm_up` or the first call.

@@ -41,7 +41,7 @@ def body(attempt: Attempt) -> None:
 
 
 def _body_time(attempt: Attempt) -> float | None:
-    """Return the seconds the body has: the task's own timeout and the server's, whichever is less."""
+    """Return the seconds the body has: the configured ones or the server's, whichever are less."""
     limits = []
     if attempt.tools.settings.body_timeout_s is not None:
         limits.append(attempt.tools.settings.body_timeout_s)

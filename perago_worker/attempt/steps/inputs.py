@@ -1,4 +1,4 @@
-"""Steps before anything is moved: is the input valid, does it exist, could its result be published?"""
+"""Steps before anything is moved: is the input valid, is it there, could a result be published?"""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def _open_stage(attempt: Attempt) -> Stage:
 
 
 def _name_stage(attempt: Attempt) -> str:
-    """Return a new name for a stage, which will be dropped at the end whether it was made or not."""
+    """Return a new name for a stage, to be dropped at the end whether it was made or not."""
     created_at = attempt.tools.clock.time()
     name = str(StageName.new(attempt.lease, attempt.input_commit.id, created_at=created_at))
     attempt.leaving.callback(_drop, attempt, name)
