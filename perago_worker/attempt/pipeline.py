@@ -217,7 +217,7 @@ def _timed_report(attempt: Attempt, outcome: Outcome) -> tuple[Outcome, bool]:
 
 
 def _report(attempt: Attempt, outcome: Outcome) -> tuple[Outcome, bool]:
-    """Tell the queue in the way the outcome asks for; return what it was told, and if it took it."""
+    """Tell the queue in the way the outcome asks for; return what it was told and if it took it."""
     keeper = attempt.keeper
     if outcome.kind in {"superseded", "cancelled"}:
         keeper.abandon()

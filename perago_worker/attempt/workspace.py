@@ -141,8 +141,9 @@ class Workspace:
             if count > limits.objects or (limits.bytes is not None and total > limits.bytes):
                 raise TerminalAttemptError(
                     Code.WORKSPACE_TOO_LARGE,
-                    f"the workspace has more than {limits.objects} objects or {limits.bytes} bytes; "
-                    "narrow the task's prefix, or raise workspace.max_objects or workspace.max_bytes",
+                    f"the workspace holds more than {limits.objects} objects or {limits.bytes} "
+                    "bytes; narrow the task's prefix, or raise workspace.max_objects or "
+                    "workspace.max_bytes",
                 )
             try:
                 path = relative_path(info.key, self._prefix)

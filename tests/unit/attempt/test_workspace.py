@@ -216,7 +216,7 @@ class TestDownload:
         assert sorted(tmp_path.iterdir()) == before
 
     def test_a_marker_that_holds_something_is_refused(self, here: Rig, download: Open) -> None:
-        with pytest.raises(TerminalAttemptError, match="ends in '/' but holds 3 bytes"):
+        with pytest.raises(TerminalAttemptError, match="ends in '/' and holds 3 bytes"):
             download(store=Keys.over(here, {"data/raw/": b"abc"}))
 
     def test_odd_names_come_as_they_are(self, here: Rig, download: Open, directory: Path) -> None:
