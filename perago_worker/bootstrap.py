@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import closing
@@ -40,7 +41,7 @@ from perago_worker.config import (
     read_secret,
     secret_values,
 )
-from perago_worker.errors import ConfigError, ConfigProblem, TaskDefinitionError
+from perago_worker.errors import ConfigError, ConfigProblem, StoreError, TaskDefinitionError
 from perago_worker.events import ChildStarted, Fanout, Listener
 from perago_worker.ports import MAX_POLL_WAIT_S, Clock, TaskQueue, WorkspaceStore
 from perago_worker.runtime.heartbeats import Heartbeats
@@ -101,6 +102,7 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
             listeners=[EventLog(), summary],
             until_idle=until_idle,
         )
+        threading.Thread(target=_greet, args=(store,), name="store greeting", daemon=True).start()
         code = supervisor.run()
     if until_idle:
         summary.render(sys.stdout)
@@ -354,6 +356,20 @@ def _make_body(config: WorkerConfig, definition: TaskDefinition, listener: Liste
         listener.on_event(ChildStarted(definition.name, pid, cause))
 
     return ProcessBody(spec, on_started=on_started)
+
+
+def _greet(store: WorkspaceStore) -> None:
+    """Load what the store's adapter needs and connect, while the pollers wait for work.
+
+    Nothing depends on the answer: a store that is away now may be back when a task needs it.
+    """
+    log = structlog.get_logger(__name__)
+    try:
+        store.ping()
+    except StoreError as error:
+        log.warning("store.unreachable", error=str(error))
+    else:
+        log.debug("store.reached")
 
 
 def _load_tasks_logging_warnings(config: WorkerConfig) -> list[TaskDefinition]:

@@ -20,6 +20,7 @@ import pytest
 
 from deploy.servers.servers import LakeFSAccess
 from perago_worker.adapters.lakefs.fence import ACTION, ACTION_PATH
+from perago_worker.attempt.steps.publication import SENTINEL_FOLDER
 from perago_worker.errors import HeadMoved
 from perago_worker.models import CommitInfo
 from tests.contract.lakefs_harness import LakeFSHarness, open_harness
@@ -35,6 +36,11 @@ pytestmark = [pytest.mark.servers, pytest.mark.timeout(120 + RACES)]
 LONGEST_HEAD_START_S = 0.012
 """A merge takes 3 to 15 ms: beyond that the later contender would mostly just be late."""
 
+COMMIT_S = 0.020
+"""What a commit takes longer than a merge: with that much of a start it is first half of the time."""
+
+SENTINEL = f"{SENTINEL_FOLDER}/main"
+
 Contender = Callable[[], CommitInfo | None]
 
 
@@ -47,7 +53,9 @@ def harness(lakefs: LakeFSAccess) -> Iterator[LakeFSHarness]:
 class Arena:
     """A repository whose branches are raced for, and what the contenders bring."""
 
-    def __init__(self, harness: LakeFSHarness, *, fenced: bool) -> None:
+    def __init__(
+        self, harness: LakeFSHarness, *, fenced: bool = False, sentinel: bool = False
+    ) -> None:
         self._harness = harness
         self.store = harness.store
         self.repository = harness.repository()
@@ -56,7 +64,12 @@ class Arena:
             harness.commit(self.repository, "main", message="Fence")
         self.base = self.store.head(self.repository, "main")
         self.ours, self.theirs = (
-            change(self.store, self.repository, self.base, {f"ws/{name}": b"1"})
+            change(
+                self.store,
+                self.repository,
+                self.base,
+                {f"ws/{name}": b"1"} | ({SENTINEL: name.encode()} if sentinel else {}),
+            )
             for name in ("ours", "theirs")
         )
 
@@ -121,11 +134,14 @@ class Arena:
         return chain[: ids.index(self.base.id) + 1]
 
 
-def race(pool: ThreadPoolExecutor, contenders: tuple[Contender, Contender]) -> list[CommitInfo]:
-    """Let two contend; return the commits of those that were let in."""
+def race(
+    pool: ThreadPoolExecutor, contenders: tuple[Contender, Contender], *, handicap_s: float = 0.0
+) -> list[CommitInfo]:
+    """Let two contend, the second later by a handicap; return the commits that were let in."""
     together = threading.Barrier(2)
     head_starts = [0.0, random.uniform(0, LONGEST_HEAD_START_S)]  # noqa: S311
     random.shuffle(head_starts)
+    head_starts[1] += handicap_s
 
     def contend(contender: Contender, wait_s: float) -> CommitInfo | None:
         together.wait()
@@ -156,7 +172,8 @@ def test_no_foreign_commit_gets_between_a_fenced_publication_and_its_head(
         for number in range(RACES // 2):
             branch = arena.new_branch(f"race-{number}")
             foreign = arena.committer(branch) if kind == "commit" else arena.merger(branch)
-            made = race(pool, (foreign, arena.publisher(branch, arena.ours)))
+            contenders = (foreign, arena.publisher(branch, arena.ours))
+            made = race(pool, contenders, handicap_s=COMMIT_S if kind == "commit" else 0.0)
             history = arena.history(branch)
             assert_nothing_lost(made, history)
             ours = [each for each in made if arena.ours.id in each.parents]
@@ -181,9 +198,22 @@ def test_of_two_fenced_publications_exactly_one_wins(harness: LakeFSHarness) -> 
     assert set(winners) == {"ours", "theirs"}
 
 
+def test_without_the_fence_a_sentinel_lets_one_of_two_publications_win(
+    harness: LakeFSHarness,
+) -> None:
+    """They conflict in the object that both write."""
+    arena = Arena(harness, sentinel=True)
+    with ThreadPoolExecutor(2) as pool:
+        for number in range(RACES):
+            branch = arena.new_branch(f"race-{number}")
+            (winner,) = race(pool, arena.publishers(branch))
+            assert winner.parents[0] == arena.base.id
+            assert_nothing_lost([winner], arena.history(branch))
+
+
 def test_without_the_fence_a_lost_race_shows_in_the_merge(harness: LakeFSHarness) -> None:
     """The branch's history is the judge; nothing is lost there either."""
-    arena = Arena(harness, fenced=False)
+    arena = Arena(harness)
     outcomes: Counter[str] = Counter()
     with ThreadPoolExecutor(2) as pool:
         for number in range(RACES):

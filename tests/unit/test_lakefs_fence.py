@@ -60,7 +60,7 @@ def test_the_action_refuses_with_the_marker_and_compares_what_publications_recor
 
 
 def test_probes_are_named_as_stages_are() -> None:
-    """A store drops nothing else, and whoever sweeps stages finds a probe that was left behind."""
+    """A store drops nothing else, and whoever lists stages finds a probe that was left behind."""
     names = {probe_name() for _ in range(100)}
     assert len(names) == 100
     assert all(name.startswith(STAGE_PREFIX) for name in names)

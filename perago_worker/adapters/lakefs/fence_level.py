@@ -183,7 +183,7 @@ def _try_merge(
 
 
 def probe_name() -> str:
-    """Return a new name for a hidden branch; stages are named alike, so that it is swept as one."""
+    """Return a new name for a hidden branch; stages are named alike, and no other can be dropped."""
     return f"perago-fence-{os.urandom(6).hex()}"
 
 

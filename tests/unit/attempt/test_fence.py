@@ -14,10 +14,12 @@ from perago_worker.attempt.fence import (
     PublishOn,
     Refuse,
     Replace,
+    adoptable,
     decide,
     describe,
 )
 from perago_worker.models import CommitInfo, Publication, Token
+from perago_worker.ports import TaskEnd
 
 INPUT = "input0000000"
 
@@ -184,6 +186,57 @@ def test_the_replaced_publication_is_the_first_one_above_the_input() -> None:
 
     assert isinstance(decision, Replace)
     assert decision.publications[-1] == OLDEST
+
+
+RECORDED = OLDER.model_copy(update={"result": "{}"})
+"""Of another task id than ours: an earlier try of the same logical task."""
+
+REDELIVERED = RECORDED.model_copy(
+    update={"task_id": OURS.task_id, "token": OURS.token.model_copy(update={"poll_count": 0})}
+)
+"""Of our task id and start: an earlier delivery of this very try."""
+
+RERUN = REDELIVERED.model_copy(update={"token": OLDER.token})
+"""Of our task id, which was started again since."""
+
+
+@pytest.mark.parametrize(
+    ("found", "end", "expected"),
+    [
+        pytest.param([RECORDED], "failed", True, id="a try that ended unheard"),
+        pytest.param([RECORDED], "running", False, id="one that may still report"),
+        pytest.param([RECORDED], "completed", False, id="one that did report: this is a rerun"),
+        pytest.param([RECORDED], "gone", False, id="one that nobody knows of any more"),
+        pytest.param([REDELIVERED], "running", True, id="an earlier delivery of this try"),
+        pytest.param([RERUN], "failed", False, id="this task before it was run again"),
+        pytest.param([OLDER], "failed", False, id="no result was recorded"),
+        pytest.param([RECORDED, RECORDED], "failed", False, id="it was published upon"),
+        pytest.param(
+            [RECORDED.model_copy(update={"params_digest": "other"})],
+            "failed",
+            False,
+            id="other parameters",
+        ),
+    ],
+)
+def test_an_abandoned_result_is_adopted_only_when_it_is_what_would_be_made_again(
+    found: list[Publication], end: TaskEnd, *, expected: bool
+) -> None:
+    decision = Replace(chain(*found)[0], tuple(found))
+
+    assert adoptable(decision, OURS, lambda task_id: end) is expected
+
+
+def test_the_queue_is_asked_about_the_task_that_published() -> None:
+    asked: list[str] = []
+
+    def end_of(task_id: str) -> TaskEnd:
+        asked.append(task_id)
+        return "failed"
+
+    adoptable(Replace(chain(RECORDED)[0], (RECORDED,)), OURS, end_of)
+
+    assert asked == [RECORDED.task_id]
 
 
 @pytest.mark.parametrize(
