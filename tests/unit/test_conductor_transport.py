@@ -327,7 +327,7 @@ class TestSends:
         open_queue: Callable[..., ConductorQueue],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setenv("HTTP_PROXY", "http://proxy.invalid")
+        monkeypatch.setenv("HTTP_PROXY", "http://egress.invalid")
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         open_queue(wire.url).poll("build", count=1, wait_s=0)
         assert wire.paths == ["/api/tasks/poll/batch/build"]

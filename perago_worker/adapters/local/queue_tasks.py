@@ -213,7 +213,7 @@ def count_of(
 ) -> int:
     """Count tasks of some types and statuses, in all domains or in one."""
     query = (
-        "SELECT count(*) FROM task"  # noqa: S608 -- placeholders only
+        "SELECT count(*) FROM task"  # noqa: S608 -- question marks only
         f" WHERE task_type IN ({', '.join('?' * len(task_types))})"
         f" AND status IN ({', '.join('?' * len(statuses))})"
     )
