@@ -123,15 +123,13 @@ class Supervisor:
     def _start(self) -> None:
         self._enter("starting")
         self._directories.open()
-        removed = self._directories.remove_dead()
         for name in removed:
             self._listener.on_event(Swept("directory", "", name))
         self._endpoint.start()
         for service in self._services:
             if service not in self._pollers:
                 service.start()
-        left = f"removed what {len(removed)} dead workers left behind" if removed else ""
-        self._enter("running", left)
+        self._enter("running")
         for poller in self._pollers:
             poller.start()
 

@@ -835,8 +835,8 @@ class TestTaskDefinition:
         [
             pytest.param({"responseTimeoutSeconds": 0}, id="no response timeout"),
             pytest.param(
-                {"responseTimeoutSeconds": 60, "timeoutSeconds": 60},
-                id="response timeout not below the timeout",
+                {"responseTimeoutSeconds": 61, "timeoutSeconds": 60},
+                id="response timeout above the timeout",
             ),
         ],
     )

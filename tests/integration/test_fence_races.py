@@ -37,7 +37,7 @@ LONGEST_HEAD_START_S = 0.012
 """A merge takes 3 to 15 ms: beyond that the later contender would mostly just be late."""
 
 COMMIT_S = 0.020
-"""What a commit takes longer than a merge: with that much of a start it is first half of the time."""
+"""What a commit takes longer than a merge: with that much of a start, either may be first."""
 
 SENTINEL = f"{SENTINEL_FOLDER}/main"
 

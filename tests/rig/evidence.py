@@ -116,7 +116,9 @@ def left_in(
     return [*stages, *directories, *bodies]
 
 
-def of_local(store: WorkspaceStore, queue: LocalQueue, work: Path, history: Sequence[Entry]) -> Evidence:
+def of_local(
+    store: WorkspaceStore, queue: LocalQueue, work: Path, history: Sequence[Entry]
+) -> Evidence:
     """Return the evidence of a case on the embedded pair."""
     return Evidence(
         branch=branch_of(store),

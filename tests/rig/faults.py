@@ -342,9 +342,7 @@ def _already(fault: Fault) -> Kinds:
 
 def _moved_head(fault: Fault, calls: Sequence[Point]) -> Kinds:
     published = _index(calls, "store.publish")
-    looked = max(
-        (n for n, call in enumerate(calls) if call.name == "store.history"), default=0
-    )
+    looked = max((n for n, call in enumerate(calls) if call.name == "store.history"), default=0)
     at = calls.index(fault.at)
     if published is None:
         return DONE if at > looked else TERMINAL

@@ -117,9 +117,7 @@ class Killed:
     pid: int
 
 
-Entry = (
-    Made | Sent | Answered | Foreign | Started | Finished | Called | Passed | Child | Killed
-)
+Entry = Made | Sent | Answered | Foreign | Started | Finished | Called | Passed | Child | Killed
 _KINDS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (Made, Sent, Answered, Foreign, Started, Finished, Called, Passed, Child, Killed)

@@ -49,7 +49,11 @@ def points_of(history: Sequence[Entry]) -> list[KillPoint]:
     steps = [e.step for e in history if isinstance(e, Passed)]
     bodies = BODY_POINTS if any(isinstance(e, Made) for e in history) else ()
     return [
-        *(KillPoint(f"call.{c.name}.{c.nth}.{when}") for c in calls for when in ("before", "after")),
+        *(
+            KillPoint(f"call.{c.name}.{c.nth}.{when}")
+            for c in calls
+            for when in ("before", "after")
+        ),
         *(KillPoint(f"step.{step}") for step in (BEGUN, *steps, ENDED)),
         *(KillPoint(f"body.{point}.{who}") for point in bodies for who in ("worker", "child")),
     ]

@@ -61,7 +61,6 @@ def run_all(
         AssertionError: Something is wrong with some of them; says what, and how to repeat it.
     """
 
-
     def safely(case: C) -> Sequence[str]:
         try:
             return run(case)
@@ -71,7 +70,9 @@ def run_all(
     began = monotonic()
     with ThreadPoolExecutor(threads) as pool:
         found = list(pool.map(safely, cases))
-    wrong = [(case, complaints) for case, complaints in zip(cases, found, strict=True) if complaints]
+    wrong = [
+        (case, complaints) for case, complaints in zip(cases, found, strict=True) if complaints
+    ]
     summary = f"{len(cases)} cases, {len(wrong)} wrong, {monotonic() - began:.1f} s"
     report = [summary]
     for case, complaints in wrong:

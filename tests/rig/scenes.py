@@ -223,8 +223,6 @@ class Scene:
         return bench
 
 
-
-
 SCENES = {
     scene.name: scene
     for scene in (

@@ -76,9 +76,7 @@ class HastyQueue(LocalQueue):
         self, task_type: str, *, count: int, wait_s: float, domain: str | None = None
     ) -> list[Lease]:
         """Take tasks, without waiting long for any."""
-        return super().poll(
-            task_type, count=count, wait_s=min(wait_s, POLL_WAIT_S), domain=domain
-        )
+        return super().poll(task_type, count=count, wait_s=min(wait_s, POLL_WAIT_S), domain=domain)
 
 
 def work(order: WorkerOrder) -> int:

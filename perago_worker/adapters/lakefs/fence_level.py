@@ -183,7 +183,7 @@ def _try_merge(
 
 
 def probe_name() -> str:
-    """Return a new name for a hidden branch; stages are named alike, and no other can be dropped."""
+    """Return a new name for a hidden branch; it begins as stages' do, so that it can be dropped."""
     return f"perago-fence-{os.urandom(6).hex()}"
 
 

@@ -64,8 +64,8 @@ class Rules(BaseModel):
 
     @model_validator(mode="after")
     def _response_within_timeout(self) -> Rules:
-        if 0 < self.timeout_seconds <= self.response_timeout_seconds:
-            raise ValueError("responseTimeoutSeconds must be less than timeoutSeconds")
+        if 0 < self.timeout_seconds < self.response_timeout_seconds:
+            raise ValueError("responseTimeoutSeconds must not be above timeoutSeconds")
         return self
 
     @classmethod

@@ -530,7 +530,7 @@ class TestUpload:
 
     @pytest.fixture
     def stage(self, here: Rig) -> Stage:
-        return cast("Stage", here.store.as_store().stage(REPOSITORY, here.start.id, "stage"))
+        return here.store.as_store().stage(REPOSITORY, here.start.id, "stage")
 
     @staticmethod
     def retry() -> Retry:
@@ -592,7 +592,7 @@ class TestUpload:
     ) -> None:
         path = workspace.directory / "out.txt"
         path.write_text("1")
-        here.store.before("stage.write", lambda: path.open("a").write("more"))
+        here.store.before("stage.write", lambda: path.write_text("1 and more"))
 
         with pytest.raises(RetryableAttemptError) as raised:
             self.send(here, workspace, stage)

@@ -159,14 +159,10 @@ def judged(bed: Bed) -> list[str]:
 
 
 @pytest.mark.timeout(time_limit(CASES, 120))
-def test_no_death_breaks_a_promise(
-    folder: Path, workers: Forkers, record_property: Any
-) -> None:
+def test_no_death_breaks_a_promise(folder: Path, workers: Forkers, record_property: Any) -> None:
     """A clean worker completes the task; nothing is published twice, lost, or left behind."""
     matrix = [
-        Case(scene, point)
-        for scene in SCENES.values()
-        for point in watch(scene, folder, workers)
+        Case(scene, point) for scene in SCENES.values() for point in watch(scene, folder, workers)
     ]
     assert len(matrix) >= 250
     cases = choose(matrix, wanted(CASES, EVERYDAY))

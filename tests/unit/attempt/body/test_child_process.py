@@ -538,13 +538,13 @@ class TestLoading:
 
 class TestClose:
     def test_it_is_safe_twice_and_leaves_no_descriptor(self) -> None:
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(list(Path("/proc/self/fd").iterdir()))
         child = ChildProcess(child_spec("probe.plain"))
 
         child.close()
         child.close()
 
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
         assert not child.alive
 
     def test_a_child_ends_with_its_worker(self, tmp_path: Path) -> None:

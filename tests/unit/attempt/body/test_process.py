@@ -13,7 +13,7 @@ from perago_worker.attempt.body.process import ALWAYS_PASSED, ProcessBody, child
 from perago_worker.attempt.body.protocol import Raised, Returned
 from perago_worker.attempt.body.runner import Died, Reply, Stopped
 from perago_worker.attempt.stop import StopCause, StopToken
-from tests.support import ROOT, is_running, process_body, raising
+from tests.support import ROOT, is_running, process_body
 from tests.unit.attempt.body.authors import call
 
 
@@ -99,11 +99,15 @@ def test_a_child_that_was_stopped_is_replaced(plain: Body) -> None:
 
 def test_a_child_whose_listener_failed_is_replaced(plain: Body) -> None:
     """It goes on with its body, whose answer must not be taken for that to the next call."""
+
+    def fail(stream: str, line: str) -> None:
+        raise ZeroDivisionError
+
     with pytest.raises(ZeroDivisionError):
         plain.body.run(
             call(plain.scratch, do="print"),
             stop=StopToken(),
-            on_output=lambda *_: raising(ZeroDivisionError())(),
+            on_output=fail,
         )
 
     assert plain.run("nothing") == Returned(result={"did": "nothing", "detail": {}})
