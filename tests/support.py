@@ -119,6 +119,7 @@ class Faulty:
         self._lock: threading.Lock = like._lock if like else threading.Lock()
         self._acts: dict[tuple[str, str, int], Callable[[], object]] = like._acts if like else {}
         self._calls: list[str] = like._calls if like else []
+        self._asked: list[tuple[str, dict[str, Any]]] = like._asked if like else []
 
     def before(self, method: str, act: Callable[[], object], *, nth: int = 0) -> None:
         """Call `act` before the nth call from now on, the first being 1; before each if 0."""
@@ -132,6 +133,11 @@ class Faulty:
         """Return how often a method was called."""
         with self._lock:
             return self._calls.count(method)
+
+    def asked(self, method: str) -> list[dict[str, Any]]:
+        """Return the keyword arguments of every call of a method."""
+        with self._lock:
+            return [arguments for name, arguments in self._asked if name == method]
 
     def _add(self, when: str, method: str, act: Callable[[], object], nth: int) -> None:
         with self._lock:
@@ -154,6 +160,7 @@ class Faulty:
         def call(*args: Any, **kwargs: Any) -> Any:
             with self._lock:
                 self._calls.append(method)
+                self._asked.append((method, kwargs))
                 number = self._calls.count(method)
             self._act("before", method, number)
             answer = found(*args, **kwargs)

@@ -15,6 +15,10 @@ MAX_COMPONENT_BYTES = 255
 MAX_KEY_BYTES = 1024
 """Longest object key. Source: lakeFS 1.84.0 answers 400 above it."""
 
+RESERVED_FOLDERS = ("_lakefs_actions/", "_perago/")
+"""Keys that are no workspace's: the store's hooks, our fence among them, and the sentinels. A body
+that could change them could switch off what keeps its own publication safe."""
+
 _SHOWN_CHARS = 120
 
 
@@ -31,6 +35,11 @@ def show(key: str) -> str:
 def key_prefix(prefix: str) -> str:
     """Return the plain string that keys of a workspace prefix begin with (`/` is the whole)."""
     return "" if prefix == "/" else f"{prefix}/"
+
+
+def is_reserved(key: str) -> bool:
+    """Tell whether an object belongs to the repository rather than to a workspace."""
+    return key.startswith(RESERVED_FOLDERS)
 
 
 def relative_path(key: str, prefix: str) -> str:
@@ -63,7 +72,9 @@ def object_key(path: str, prefix: str) -> str:
     """
     key = prefix + path
     complaint = _complaint(path)
-    if not complaint and len(os.fsencode(key)) > MAX_KEY_BYTES:
+    if is_reserved(key):
+        complaint = f"{key.partition('/')[0]} at the root of a repository is not for workspaces"
+    elif not complaint and len(os.fsencode(key)) > MAX_KEY_BYTES:
         complaint = f"its key is longer than {MAX_KEY_BYTES} bytes"
     if complaint:
         raise KeyRefused(f"file {show(path)} cannot be stored: {complaint}")

@@ -21,6 +21,7 @@ from perago_worker.attempt.codes import Code
 from perago_worker.attempt.keys import (
     MAX_KEY_BYTES,
     KeyRefused,
+    is_reserved,
     key_prefix,
     object_key,
     relative_path,
@@ -136,7 +137,9 @@ class Workspace:
         layout = _Layout(self.directory)
         total = 0
         listing = _Listing(partial(self._store.list, self._repository, commit, self._prefix))
-        for count, info in enumerate(iter(lambda: retry(listing.next), None), start=1):
+        listed = iter(lambda: retry(listing.next), None)
+        objects = (info for info in listed if not is_reserved(info.key))
+        for count, info in enumerate(objects, start=1):
             total += info.size
             if count > limits.objects or (limits.bytes is not None and total > limits.bytes):
                 raise TerminalAttemptError(

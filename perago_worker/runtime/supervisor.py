@@ -10,7 +10,7 @@ from perago_worker.attempt.backoff import Backoff
 from perago_worker.attempt.directories import AttemptDirectories
 from perago_worker.attempt.stop import StopCause
 from perago_worker.errors import QueueError
-from perago_worker.events import Listener, ServiceFailed, StateChanged, Swept
+from perago_worker.events import Listener, ServiceFailed, StateChanged
 from perago_worker.ports import Clock, TaskQueue
 from perago_worker.runtime.heartbeats import Heartbeats
 from perago_worker.runtime.poller import Poller
@@ -123,8 +123,6 @@ class Supervisor:
     def _start(self) -> None:
         self._enter("starting")
         self._directories.open()
-        for name in removed:
-            self._listener.on_event(Swept("directory", "", name))
         self._endpoint.start()
         for service in self._services:
             if service not in self._pollers:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal, cast
 
 from perago_worker.errors import (
@@ -25,8 +25,8 @@ from perago_worker.errors import (
 )
 from perago_worker.models import ObjectInfo
 from tests.rig.scenes import LEASE_OVER_S, Bench
-from tests.rig.tasks import PREFIX
 from tests.rig.taps import Call
+from tests.rig.tasks import PREFIX
 from tests.support import BRANCH
 
 Times = Literal["once", "three", "ever"]
@@ -247,7 +247,7 @@ def _stored_short(call: Call, tampering: Tampering) -> Any:
     return stored.model_copy(update={"size": stored.size - 1})
 
 
-# --- how an attempt may end ------------------------------------------------------------------------
+# --- how an attempt may end -----------------------------------------------------------------------
 
 Kinds = frozenset[str]
 DONE: Kinds = frozenset({"completed"})
@@ -353,7 +353,7 @@ def _index(calls: Sequence[Point], name: str) -> int | None:
     return next((n for n, call in enumerate(calls) if call.name == name), None)
 
 
-# --- the kinds -------------------------------------------------------------------------------------
+# --- the kinds ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -419,6 +419,10 @@ KINDS: dict[str, Kind] = {
 }
 
 
+def _lengths(kind: Kind) -> Sequence[Times]:
+    return tuple(TIMES) if kind.repeats else ("once",)
+
+
 def faults_of(calls: Sequence[Point]) -> list[Fault]:
     """Return every fault that can happen to an attempt with these calls."""
     return [
@@ -426,5 +430,5 @@ def faults_of(calls: Sequence[Point]) -> list[Fault]:
         for at in calls
         for name, kind in KINDS.items()
         if kind.happens_to(at.name)
-        for times in (TIMES if kind.repeats else ("once",))
+        for times in _lengths(kind)
     ]

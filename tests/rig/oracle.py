@@ -159,7 +159,7 @@ def _in_order(evidence: Evidence) -> Iterator[str]:
 
 
 def _whole(evidence: Evidence) -> Iterator[str]:
-    """P1, P2: a publication holds its input and what one run made of it, whole, and nothing else."""
+    """P1, P2: a publication holds its input and what one run made of it, whole, nothing else."""
     made = evidence.of(Made)
     for commit, publication in evidence.publications():
         base = evidence.commits.get(publication.input_ref)
@@ -220,7 +220,9 @@ def _completed(evidence: Evidence) -> Iterator[str]:
         base = evidence.commits.get(task.input_ref)
         run = made.get(task.run or "")
         if output is None or base is None:
-            yield f"task {task.task_id} completed with {task.output_ref}, which is not on the branch"
+            yield (
+                f"task {task.task_id} completed with {task.output_ref}, which is not on the branch"
+            )
         elif run is None:
             yield f"task {task.task_id} completed with the result of no run ({task.run})"
         elif output.files != _after(base.files, run):
@@ -263,16 +265,16 @@ def _was_followed(evidence: Evidence, publication: Publication) -> bool:
     """Whether a later attempt at the same logical task has seen the branch."""
     began = False
     for entry in evidence.history:
-        if isinstance(entry, Started) and entry.lineage == publication.lineage:
-            began = Token.parse(entry.token) > publication.token
-        if isinstance(entry, Passed) and began and entry.lineage == publication.lineage:
-            if entry.step == "precheck":
+        match entry:
+            case Started(lineage=publication.lineage, token=token):
+                began = Token.parse(token) > publication.token
+            case Passed(lineage=publication.lineage, step="precheck") if began:
                 return True
     return False
 
 
 def _refused_by_name(evidence: Evidence, commit: Commit, publication: Publication) -> bool:
-    """Whether an attempt said what is in the way: the leftover, or what has been put on top of it."""
+    """Whether an attempt said what is in the way: the leftover, or what is on top of it."""
     order = [each.id for each in evidence.branch]
     names = [short(each) for each in order[: order.index(commit.id) + 1]]
     names.append(str(publication.token))

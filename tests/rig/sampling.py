@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +43,11 @@ def choose(cases: Sequence[C], how_many: str) -> list[C]:
     if how_many.isdigit():
         return sorted(cases, key=_draw)[: int(how_many)]
     return [case for case in cases if fnmatchcase(str(case), how_many)]
+
+
+def tell(figures: str) -> None:
+    """Say what was run; pytest shows it with `-rP` or `-s`."""
+    sys.stdout.write(f"{figures}\n")
 
 
 def _draw(case: object) -> str:

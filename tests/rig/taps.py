@@ -1,4 +1,4 @@
-"""Ports through which every call passes one place, where it is counted, recorded and tampered with."""
+"""Ports whose every call passes one place, where it is counted, recorded and tampered with."""
 
 from __future__ import annotations
 

@@ -19,9 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
-
-import structlog
+from typing import IO
 
 from perago_worker.adapters.local.queue import LocalQueue
 from perago_worker.bootstrap import (
@@ -147,7 +145,7 @@ def _become(order: WorkerOrder) -> None:
         os._exit(code)
 
 
-# --- the other side --------------------------------------------------------------------------------
+# --- the other side -------------------------------------------------------------------------------
 
 
 class Forker:

@@ -626,9 +626,7 @@ class TestRetry:
         assert here.task(ran.lease.task_id).output["result"]["did"] == "write"
         assert [e.step for e in here.recorder.of(StepFinished)].count("body") == 1
 
-    def test_a_retry_that_changes_nothing_undoes_what_was_left(
-        self, here: Rig, run: Run, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_retry_that_runs_again_replaces_what_was_left(self, here: Rig, run: Run) -> None:
         first = self.crash_before_report(here, run, do="write")
         here.local_queue.complete(first.lease, Outcome(kind="failed", code="x", reason="lost"))
         here.queue.before("ended", raising(QueueUnavailable("away")))  # so that it is run again

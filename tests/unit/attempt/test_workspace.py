@@ -182,6 +182,21 @@ class TestDownload:
 
         assert local_files(directory) == {"raw/in": b"x"}
 
+    def test_what_belongs_to_the_repository_stays_out(
+        self, here: Rig, download: Open, directory: Path
+    ) -> None:
+        """A body that could change the fence could switch it off for its own publication."""
+        keys = {"_lakefs_actions/fence.yaml": b"hook", "_perago/heads/main": b"x", "in": b"y"}
+        workspace = download(store=Keys.over(here, keys), prefix="/")
+
+        assert local_files(directory) == {"in": b"y"}
+        assert not workspace.changes()
+        (directory / "_lakefs_actions").mkdir()
+        (directory / "_lakefs_actions/fence.yaml").write_text("another hook")
+        with pytest.raises(RetryableAttemptError, match="is not for workspaces") as raised:
+            workspace.changes()
+        assert raised.value.code == Code.FILE_REFUSED
+
     @pytest.mark.parametrize(
         ("objects", "refused"),
         [

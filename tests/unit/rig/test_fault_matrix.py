@@ -24,7 +24,7 @@ from tests.rig.evidence import of_local, sweep
 from tests.rig.faults import KINDS, SLOW_S, Fault, Point, Tampering, faults_of
 from tests.rig.history import Called
 from tests.rig.oracle import judge
-from tests.rig.sampling import choose, run_all, time_limit, wanted
+from tests.rig.sampling import choose, run_all, tell, time_limit, wanted
 from tests.rig.scenes import SCENES, Bench, Scene
 from tests.rig.taps import Call, Tap
 
@@ -171,8 +171,8 @@ def _target(call: Call) -> tuple[str, str]:
 
 
 @pytest.mark.timeout(time_limit(CASES, 120))
-def test_no_fault_breaks_a_promise(folder: Path, record_property: Any) -> None:
-    """The attempt ends as it should, in time, and a clean worker finishes: nothing is wrong then."""
+def test_no_fault_breaks_a_promise(folder: Path) -> None:
+    """The attempt ends as it should, in time, and a clean worker finishes: all is well then."""
     matrix = [
         Case(scene, fault, calls)
         for scene in SCENES.values()
@@ -191,5 +191,4 @@ def test_no_fault_breaks_a_promise(folder: Path, record_property: Any) -> None:
             shutil.rmtree(root)
 
     summary = run_all(cases, run, threads=1, repeat=REPEAT)
-    record_property("cases", f"{summary}, of {len(matrix)}")
-    print(f"fault matrix: {summary}, of {len(matrix)}")
+    tell(f"fault matrix: {summary}, of {len(matrix)}")

@@ -25,7 +25,7 @@ from tests.rig.evidence import of_local, sweep
 from tests.rig.history import Journal, Killed
 from tests.rig.kill_points import KillPoint, points_of
 from tests.rig.oracle import judge
-from tests.rig.sampling import choose, run_all, time_limit, wanted
+from tests.rig.sampling import choose, run_all, tell, time_limit, wanted
 from tests.rig.scenes import LEASE_OVER_S, MODULE, SCENES, Scene
 from tests.rig.tasks import CASE
 from tests.rig.worker_main import Forkers, WorkerOrder, forkers
@@ -159,7 +159,7 @@ def judged(bed: Bed) -> list[str]:
 
 
 @pytest.mark.timeout(time_limit(CASES, 120))
-def test_no_death_breaks_a_promise(folder: Path, workers: Forkers, record_property: Any) -> None:
+def test_no_death_breaks_a_promise(folder: Path, workers: Forkers) -> None:
     """A clean worker completes the task; nothing is published twice, lost, or left behind."""
     matrix = [
         Case(scene, point) for scene in SCENES.values() for point in watch(scene, folder, workers)
@@ -170,5 +170,4 @@ def test_no_death_breaks_a_promise(folder: Path, workers: Forkers, record_proper
     summary = run_all(
         cases, lambda case: run_case(case, folder, workers), threads=THREADS, repeat=REPEAT
     )
-    record_property("cases", f"{summary}, of {len(matrix)}")
-    print(f"kill matrix: {summary}, of {len(matrix)}")
+    tell(f"kill matrix: {summary}, of {len(matrix)}")

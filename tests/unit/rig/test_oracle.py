@@ -33,7 +33,7 @@ def publication(
 ) -> Publication:
     return Publication(
         uuid=uuid or f"u{delivery}",
-        workflow_id=lineage.split("/")[0],
+        workflow_id=lineage.partition("/")[0],
         task_id=f"t{delivery}",
         lineage=lineage,
         token=token(delivery),
@@ -65,11 +65,11 @@ GIVEN_UP = Task("t2", LINEAGE, "FAILED", "input")
 
 def attempt(delivery: int, *, reason: str = "", code: str = "task_failed") -> list[Entry]:
     """Return what is written of an attempt that looked at the branch and failed."""
-    identity = {"task_id": f"t{delivery}", "lineage": LINEAGE, "token": str(token(delivery))}
+    task_id, printed = f"t{delivery}", str(token(delivery))
     return [
-        Started(**identity),
+        Started(task_id, LINEAGE, printed),
         Passed(LINEAGE, "precheck"),
-        Finished(**identity, kind="failed", code=code, reason=reason),
+        Finished(task_id, LINEAGE, printed, kind="failed", code=code, reason=reason),
     ]
 
 
@@ -235,10 +235,8 @@ def test_completed_task_whose_output_was_replaced_unseen() -> None:
 
 def test_leftover_that_the_next_attempt_did_not_name() -> None:
     violations = found(INPUT, FIRST, tasks=[GIVEN_UP], history=[*attempt(1), *attempt(2)])
-    assert violations == [
-        f"task {LINEAGE} did not complete, and its m1 stays on the branch without anybody having "
-        "said so"
-    ]
+    (violation,) = violations
+    assert violation.startswith(f"task {LINEAGE} did not complete, and its m1 stays")
 
 
 @pytest.mark.parametrize("name", ["m1", "foreign", str(token(1))])

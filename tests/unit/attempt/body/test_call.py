@@ -49,7 +49,7 @@ RETURNED: dict[str, Any] = {
     "nothing": None,
     "other": Params(),
     "nan": Result(value=float("nan")),
-    "assigned": Result.model_construct(**{"value": "text"}),
+    "assigned": Result.model_construct(value="text"),  # type: ignore[arg-type]
     "extra": {"value": 1.0, "more": 2},
 }
 
