@@ -852,6 +852,14 @@ class TestTaskDefinition:
         assert found["responseTimeoutSeconds"] == 60
         assert found["timeoutSeconds"] == 0
 
+    def test_may_have_equal_timeouts(self, harness: QueueHarness, queue: TaskQueue) -> None:
+        equal = {"responseTimeoutSeconds": 60, "timeoutSeconds": 60, "totalTimeoutSeconds": 60}
+        name = harness.define(**equal)
+
+        found = queue.taskdef(name)
+        assert found is not None
+        assert {key: found[key] for key in equal} == equal
+
 
 class TestConnection:
     def test_ping_is_answered(self, queue: TaskQueue) -> None:

@@ -353,8 +353,11 @@ def test_a_server_that_is_slow_to_take_bytes_is_not_taken_for_one_that_is_away(
         stall.wait(0.4)
         answer(201, {"path": "ws/a b", "checksum": "x", "size_bytes": len(content)})(request, out)
 
+    # The client is told, so that it makes a new connection and does not run into the closing one.
+    last = answer(201, b"c" * 64, Content_Type="text/html", Connection="close")
+
     def created_and_closed(request: Request, out: socket.socket) -> None:
-        created(request, out)
+        last(request, out)
         raise HangupError
 
     server = serve(created_and_closed, slow)

@@ -63,9 +63,11 @@ class Rules(BaseModel):
         return data
 
     @model_validator(mode="after")
-    def _response_within_timeout(self) -> Rules:
+    def _each_timeout_within_the_next(self) -> Rules:
         if 0 < self.timeout_seconds < self.response_timeout_seconds:
-            raise ValueError("responseTimeoutSeconds must not be above timeoutSeconds")
+            raise ValueError("responseTimeoutSeconds must not exceed timeoutSeconds")
+        if 0 < self.total_timeout_seconds < self.timeout_seconds:
+            raise ValueError("timeoutSeconds must not exceed totalTimeoutSeconds")
         return self
 
     @classmethod

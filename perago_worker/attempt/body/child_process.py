@@ -179,6 +179,8 @@ class ChildProcess:
     ) -> Reply | None:
         """Read what the child says until it is ready (None), has answered, or has ended."""
         deadline = None if allowed_s is None else time.monotonic() + allowed_s
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._wake_fd)  # an order to an earlier call, which came with its end
         with stop.notifying(self._wake):
             while stop.stop is None:
                 timeout = None if deadline is None else deadline - time.monotonic()
