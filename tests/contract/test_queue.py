@@ -838,6 +838,10 @@ class TestTaskDefinition:
                 {"responseTimeoutSeconds": 61, "timeoutSeconds": 60},
                 id="response timeout above the timeout",
             ),
+            pytest.param(
+                {"timeoutSeconds": 101, "totalTimeoutSeconds": 100},
+                id="timeout above the total timeout",
+            ),
         ],
     )
     def test_that_cannot_be_used_is_refused(

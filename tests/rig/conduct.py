@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from perago_worker.models import CommitInfo, Held, Lease, Publication
+from perago_worker.models import CommitInfo, Held, Lease, Publication, Token
 
 
 class Conduct:
@@ -85,5 +85,9 @@ class Conduct:
         for each in above[: ids.index(ours.input_ref)]:
             if each is None or each.workflow_id != ours.workflow_id:
                 self._complain("a merge was sent that replaces somebody else's work")
-            elif each.lineage == ours.lineage and not each.token < ours.token:
+            elif each.lineage == ours.lineage and not _age(each.token) < _age(ours.token):
                 self._complain("a merge was sent that replaces a newer delivery's work")
+
+
+def _age(token: Token) -> tuple[int, int, int]:
+    return token.start_time_ms, token.retry_count, token.poll_count

@@ -38,6 +38,11 @@ def applied(base: Tree, changes: Mapping[str, bytes | None]) -> Tree:
     return {**{key: found for key, found in base.items() if key not in deleted}, **written}
 
 
+def age(token: Token) -> tuple[int, int, int]:
+    """Return what grows with every delivery; the product's own order is what is being checked."""
+    return token.start_time_ms, token.retry_count, token.poll_count
+
+
 class Judge:
     """Checks one world again and again; looks only at what is new."""
 
@@ -45,7 +50,7 @@ class Judge:
         self._world = world
         self._trees: dict[str, Tree] = {}
         self._seen: list[CommitInfo] = [world.start]
-        self._newest: dict[str, Token] = {}
+        self._newest: dict[str, tuple[int, int, int]] = {}
         self._uuids: set[str] = set()
         self._judged: set[tuple[str, str]] = set()
 
@@ -112,12 +117,10 @@ class Judge:
         if self.tree(commit.id) != self.expected(run):
             raise Violation(f"{commit.id} is not its input with what run {run.number} changed")
         self._check_below(history[:-1], publication, run)
-        newest = self._newest.get(publication.lineage)
-        if newest is not None and not newest < publication.token:
-            raise Violation(
-                f"delivery {publication.token} of {publication.lineage} published after {newest}"
-            )
-        self._newest[publication.lineage] = publication.token
+        newest, token = self._newest.get(publication.lineage), age(publication.token)
+        if newest is not None and not newest < token:
+            raise Violation(f"delivery {token} of {publication.lineage} published after {newest}")
+        self._newest[publication.lineage] = token
 
     def _check_below(self, below: list[CommitInfo], publication: Publication, run: Run) -> None:
         """Check that nothing but this workflow's own work is between a publication and its input."""

@@ -128,6 +128,7 @@ class Protocol(RuleBasedStateMachine):
     @rule(pick=_picks)
     def rerun(self, pick: int) -> None:
         """Run a workflow again from one of its tasks that has ended."""
+        self.world.clock.advance(0.001)
         self.world.rerun(_some(self._ended(), pick))
 
     @precondition(lambda self: self._unfinished())

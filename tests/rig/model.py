@@ -301,7 +301,7 @@ def _merge(state: State, index: int, attempt: Attempt) -> Moves:
         faulty = state._replace(faults=state.faults - 1)
         yield "merge lost", _with(faulty, index, unsure)
         yield "merge held", _with(
-            faulty._replace(merges=_added(faulty.merges, merge)), index, unsure
+            faulty._replace(merges=(*faulty.merges, merge)), index, unsure
         )
         if landed:
             done = merged._replace(faults=state.faults - 1)
@@ -317,12 +317,8 @@ def _report(state: State, index: int, attempt: Attempt) -> Moves:
         # A lost report is sent again: nothing has changed but the number of faults, except in time.
         yield "report unanswered", done._replace(faults=state.faults - 1)
         yield "report held", state._replace(
-            faults=state.faults - 1, reports=_added(state.reports, report)
+            faults=state.faults - 1, reports=(*state.reports, report)
         )
-
-
-def _added(things: tuple[Merge, ...] | tuple[Report, ...], one: Merge | Report) -> tuple:  # type: ignore[type-arg]
-    return (*things, one)
 
 
 def _poll(state: State, index: int) -> Moves:
@@ -436,17 +432,11 @@ def _publication(by: Delivery, uuid: int) -> Publication:
         workflow_id=LINEAGE.workflow_id,
         task_id=str(by.task),
         lineage=str(LINEAGE),
-        token=token(by),
+        token=Token(start_time_ms=by.start, retry_count=by.retry, poll_count=by.poll),
         input_ref=_name(INPUT),
         params_digest="digest",
         result=RESULT,
     )
-
-
-@cache
-def token(by: Delivery) -> Token:
-    """Return the product's token of a delivery."""
-    return Token(start_time_ms=by.start, retry_count=by.retry, poll_count=by.poll)
 
 
 @cache

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.rig.model import INPUT, Commit, Model, State, token
+from tests.rig.model import INPUT, Commit, Model, State
 
 Promise = Callable[[State], str]
 """Returns what is wrong with a state; empty when nothing is."""
@@ -80,7 +80,8 @@ def _nothing_foreign_lost(state: State) -> str:
 
 
 def _older_after_newer(state: State) -> str:
-    ours = [token(commit.by) for commit in state.branch if commit.by is not None]
+    # Compared here and not as the product's tokens are: their order is part of what is checked.
+    ours = [(c.by.start, c.by.retry, c.by.poll) for c in state.branch if c.by is not None]
     grows = all(one < other for one, other in zip(ours, ours[1:], strict=False))
     return "" if grows else "an older delivery published after a newer one"
 

@@ -7,6 +7,7 @@ with all it had in memory, and the sweeping of what it left on the disk and in t
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -34,6 +35,7 @@ from perago_worker.attempt.workspace import Limits
 from perago_worker.definition import TaskDefinition
 from perago_worker.errors import PeragoError
 from perago_worker.models import CommitInfo, Lease
+from perago_worker.ports import WorkspaceStore
 from perago_worker.runtime.janitor import StageSurvey
 from perago_worker.taskdef import build_taskdef
 from tests.clocks import ManualClock
@@ -95,17 +97,23 @@ class Foreign:
 class Worker:
     """One worker process: its ports, its directories, and the attempts it carries out."""
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: World, owner: str, name: str | None) -> None:
         self.world = world
-        self.name = name
-        self.queue = LocalQueue(world.root / "queue.db", clock=world.clock, worker_id=name)
-        self.directories = AttemptDirectories(world.root / "work", owner=name)
+        self.name = name or owner
+        self.queue = LocalQueue(world.root / "queue.db", clock=world.clock, worker_id=self.name)
+        self.directories = AttemptDirectories(world.root / "work", owner=owner)
         self.directories.open()
         self.attempts: list[Running] = []
 
-    def poll(self, kind: TaskDefinition, *, answer_lost: bool = False) -> list[Running]:
-        """Take one task, and do with it what the poller does."""
-        self.world.clock.advance(0.001)  # no two deliveries are made at one time
+    def poll(
+        self, kind: TaskDefinition, *, answer_lost: bool = False, after_s: float = 0.001
+    ) -> list[Running]:
+        """Take one task, and do with it what the poller does.
+
+        Args:
+            after_s: Passes first, so that no two deliveries are made at one time.
+        """
+        self.world.clock.advance(after_s)
         leases = self.queue.poll(kind.name, count=1, wait_s=0)
         return [] if answer_lost else [began for each in leases for began in self._take(each, kind)]
 
@@ -237,6 +245,8 @@ class World:
         complaints: What attempts did that they must never do.
     """
 
+    store: WorkspaceStore
+
     def __init__(self, template: Path, root: Path) -> None:
         shutil.copytree(template, root, dirs_exist_ok=True)
         self.root = root
@@ -319,7 +329,6 @@ class World:
 
     def rerun(self, task: TaskRecord) -> None:
         """Run a task that has ended again: same id, same retry count, no deliveries yet."""
-        self.clock.advance(0.001)
         self.operator.terminate_workflow(task.workflow_id, "rerun")
         self._write(
             "UPDATE workflow SET status = 'RUNNING', reason = '' WHERE id = :id",
@@ -332,6 +341,12 @@ class World:
             id=task.task_id,
             now=int(self.clock.time() * 1000),
         )
+
+    def change_orders(self, task_id: str, deeds: list[Deed]) -> None:
+        """Give a task other params, as somebody does who restarts it with another input."""
+        (task,) = [task for task in self.tasks() if task.task_id == task_id]
+        changed = {**task.input, "params": {"deeds": deeds}}
+        self._write("UPDATE task SET input = :text WHERE id = :id", text=json.dumps(changed), id=task_id)
 
     def _write(self, statement: str, **values: Any) -> None:
         # Behind the adapter's back: what only happens to a queue is no method of it.
@@ -356,11 +371,15 @@ class World:
 
     # --- workers ---
 
-    def worker(self, index: int) -> Worker:
-        """Return a worker, started when it is needed; one that died is followed by another."""
+    def worker(self, index: int, *, name: str | None = None) -> Worker:
+        """Return a worker, started when it is needed; one that died is followed by another.
+
+        Args:
+            name: The id under which it polls; unique unless given.
+        """
         if index not in self.workers:
             self._names += 1
-            self.workers[index] = Worker(self, f"host:{self._names}:nonce")
+            self.workers[index] = Worker(self, f"host:{self._names}:nonce", name)
         return self.workers[index]
 
     def running(self) -> list[Running]:
