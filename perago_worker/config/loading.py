@@ -97,6 +97,7 @@ class _Loader:
         self._document = document
         self._problems = problems
         self._warnings = warnings
+        self._misspelt: set[str | None] = set()
         self._context = {"base": Path(os.path.abspath(document.path)).parent}  # noqa: PTH100
 
     def apply(self, overrides: Iterable[Override]) -> None:
@@ -130,8 +131,11 @@ class _Loader:
         for name, value in self._document.content.items():
             if name not in SECTION_NAMES:
                 self._report(unknown_section(name, value), name)
+                self._misspelt.add(nearest(name, SECTION_NAMES))
 
     def _section(self, name: str) -> Section | None:
+        if name in self._misspelt and name not in self._document.content:
+            return None  # that it is there under a wrong name is reported already
         values = self._table(self._document.content.get(name, {}), name)
         if values is None:
             return None

@@ -271,8 +271,8 @@ def test_wrong_configuration_names_every_mistake_with_its_line(tmp_path: Path) -
     )
     done = run_command(config, "--until-idle")
     assert done.returncode == 2
-    for line in (2, 3, 6, 7, 10):
-        assert f"worker.toml:{line}: " in done.stderr, done.stderr
+    problems = [line.partition(": ")[0] for line in done.stderr.splitlines()]
+    assert problems == [f"{config}:{line}" for line in (2, 3, 6, 7, 10)], done.stderr
     assert "drain_timeout" in done.stderr
     assert "'store'" in done.stderr or '"store"' in done.stderr or "[store]" in done.stderr
     assert "Traceback" not in done.stderr
