@@ -85,8 +85,9 @@ class TaskQueue(Protocol):
     def complete(self, lease: Lease, outcome: Outcome, *, timeout_s: float | None = None) -> None:
         """Report an outcome of kind completed, failed or terminal. The first report wins.
 
-        Idempotent. Says nothing about acceptance: a report for a lease that is lost is ignored in
-        silence, so that repeating it is safe and only `observe` tells.
+        Idempotent. Says nothing about acceptance: a report for a task that has ended is ignored in
+        silence, so that repeating it is safe. One for a task that was delivered again under the
+        same id is taken, whoever sends it: look with `observe` before.
 
         Args:
             outcome: Its log lines are recorded with the task, its reason is `full_reason`.

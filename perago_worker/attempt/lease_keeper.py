@@ -182,12 +182,8 @@ class LeaseKeeper:
         except (QueueUnavailable, QueueRefused) as error:
             return "error", str(error)
         if isinstance(observation, Lost):
-            if not self._lose(lease):
+            if not self._lose(lease, observation):
                 return self._observe_and_extend()
-            self._over = True
-            cause = _stop_cause(observation)
-            self._lost_code = Code(cause)
-            self.stop.trip(cause, observation.detail)
             return "lost", f"{observation.why}: {observation.detail}"
         try:
             self._queue.extend(lease)
@@ -198,11 +194,34 @@ class LeaseKeeper:
         self._confirmed_at = sent_at
         return "held", ""
 
-    def _lose(self, lease: Lease) -> bool:
+    def _lose(self, lease: Lease, observation: Lost) -> bool:
         """Take note that `lease` is lost, unless a newer one has been adopted meanwhile."""
         with self._claim:
             self._lost = self._lease is lease
-            return self._lost
+        if self._lost:
+            self._over = True
+            cause = _stop_cause(observation)
+            self._lost_code = Code(cause)
+            self.stop.trip(cause, observation.detail)
+        return self._lost
+
+    def require(self) -> None:
+        """Make sure that the lease is not known to be lost; nothing learnt is no reason to stop.
+
+        For before a report: queues take one from anybody who knows the task's id, so that the
+        report of a superseded attempt could stand for what its successor has published.
+
+        Raises:
+            AttemptAbandoned: The lease is lost.
+        """
+        with self._writing:
+            lease = self._lease
+            try:
+                observation = self._queue.observe(lease)
+            except QueueError:
+                return
+            if isinstance(observation, Lost) and self._lose(lease, observation):
+                raise AttemptAbandoned(self._lost_code, observation.detail)
 
     def complete(self, outcome: Outcome, *, request_timeout_s: float) -> bool:
         """Report the outcome; no heartbeat is sent from here on.

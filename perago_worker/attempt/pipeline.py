@@ -225,7 +225,11 @@ def _report(attempt: Attempt, outcome: Outcome) -> tuple[Outcome, bool]:
     if outcome.kind == "released":
         return outcome, keeper.give_back(after_s=0.0, why=outcome.code)
     try:
+        if attempt.definition.has_workspace:
+            keeper.require()
         return outcome, _complete(attempt, outcome)
+    except AttemptAbandoned as lost:
+        return _failure(attempt, lost), False
     except QueueRefused as refused:
         return _report_refusal(attempt, outcome, refused)
 

@@ -1,12 +1,13 @@
 """The documentation against the code: what a page names exists, and what exists is on its page.
 
 No prose is judged here. Links and anchors lead somewhere; code blocks can be used as they stand;
-commands take the options they are shown with; and the lists of codes, metrics, log events and
-configuration keys are those of the code.
+commands take the options they are shown with; tests that are named can be run; and the lists of
+codes, metrics, log events and configuration keys are those of the code.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import sys
@@ -39,6 +40,10 @@ LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\((?P<target>[^)\s]+)\)")
 HEADING = re.compile(r"^#+ (?P<title>.+)$", re.MULTILINE)
 FIRST_CELL = re.compile(r"^\| `(?P<cell>[^`]+)`", re.MULTILINE)
 EVENT = re.compile(r'"([a-z]+\.[a-z_]+)"')
+NAMED_TEST = re.compile(r"[` ](?P<file>tests/[\w/]+\.py)(?:::(?P<name>[\w:]+))?`")
+REPEATED = re.compile(
+    r"^\d+\. `(?:(?P<variable>\w+)=\S+ )?\.venv/bin/python -m pytest ", re.MULTILINE
+)
 LOGGED = re.compile(r"\.(?:debug|info|warning|error)\(\s*" + EVENT.pattern)
 
 BASE_CONFIG = {
@@ -240,3 +245,49 @@ def test_every_log_event_is_listed() -> None:
     for file in PACKAGE.rglob("*.py"):
         events.update(LOGGED.findall(file.read_text(encoding="utf-8")))
     assert set(FIRST_CELL.findall(section("operations.md", "Logs"))) == events
+
+
+# --- promises -------------------------------------------------------------------------------------
+
+
+def names_of_tests(file: Path) -> set[str]:
+    """Return the names of a file's tests, those of classes as `Class::name`."""
+    names: set[str] = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        members = node.body if isinstance(node, ast.ClassDef) else [node]
+        outer = f"{node.name}::" if isinstance(node, ast.ClassDef) else ""
+        names.update(outer + each.name for each in members if isinstance(each, ast.FunctionDef))
+    return {name for name in names if name.rpartition("::")[2].startswith("test_")}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_tests_that_are_named_exist(page: Path) -> None:
+    for match in NAMED_TEST.finditer(prose(page)):
+        file = ROOT / match["file"]
+        assert file.is_file(), f"there is no {match['file']}"
+        found = names_of_tests(file)
+        assert found, f"{match['file']} has no tests"
+        assert match["name"] is None or match["name"] in found, f"there is no {match[0]}"
+
+
+def test_every_promise_names_its_proof() -> None:
+    promises = section("promises.md", "The promises").split("\n### ")[1:]
+    assert [text.partition(".")[0] for text in promises] == [f"P{n}" for n in range(1, 9)]
+    for text in promises:
+        _, _, proof = text.partition("**Proven by**")
+        assert all(match["name"] for match in NAMED_TEST.finditer(proof))
+        assert NAMED_TEST.search(proof), f"nothing proves {text.splitlines()[0]}"
+
+
+def test_every_figure_has_a_command_that_repeats_it() -> None:
+    page = (DOCS / "figures.md").read_text(encoding="utf-8")
+    rows = re.findall(r"\[(\d+)\]\(#commands\) \|$", page, re.MULTILINE)
+    commands = section("figures.md", "Commands").strip().splitlines()
+    assert rows == [str(number) for number in range(1, len(commands) + 1)]
+    for command in commands:
+        repeated, named = REPEATED.match(command), NAMED_TEST.search(command)
+        assert repeated, f"not a command: {command}"
+        assert named, f"it runs no test: {command}"
+        if variable := repeated["variable"]:
+            source = (ROOT / named["file"]).read_text(encoding="utf-8")
+            assert f'"{variable}"' in source, f"{named['file']} reads no {variable}"
