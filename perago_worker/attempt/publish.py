@@ -136,15 +136,11 @@ class Publisher:
         """Read the branch and decide what it allows this attempt to publish.
 
         Raises:
-            AttemptAbandoned: The branch was moved, and the lease is lost.
             TerminalAttemptError: The branch was moved by somebody else.
         """
         chain = self._store.history(self._target.repository, self._target.branch, limit=CHAIN_LIMIT)
         decision = decide(chain, self._publication)
         if isinstance(decision, Refuse):
-            # It may be this task's next delivery that has moved it, which is no failure of the task.
-            with suppress(RetryableAttemptError):  # nothing was learnt: what the branch says counts
-                self._keeper.confirm()
             raise self._refused(decision.reason)
         return decision
 

@@ -192,6 +192,7 @@ class Supervisor:
         """Wait for a condition, no longer than told and not beyond the second signal."""
         give_up_at = self._clock.now() + timeout_s
         while not condition() and self._clock.now() < give_up_at:
+            self._restart_failed()  # heartbeats above all: what drains needs its lease
             if self._clock.wait(self._shutdown.now, LOOK_INTERVAL_S / 4):
                 return
 

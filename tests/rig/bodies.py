@@ -1,4 +1,4 @@
-"""Bodies that change a workspace in a way that can be recognised afterwards, and the record of it."""
+"""Bodies whose changes can be recognised afterwards, and the record of what they did."""
 
 from __future__ import annotations
 
@@ -22,14 +22,9 @@ RETRIES = 2
 
 
 class Orders(BaseModel):
-    """What the body is to do, run by run of the logical task; the last holds for all further runs.
-
-    Attributes:
-        label: Tells apart tasks that are to do the same.
-    """
+    """What the body is to do, run by run of its logical task; the last holds from then on."""
 
     deeds: list[Deed]
-    label: int = 0
 
 
 class Made(BaseModel):
@@ -128,4 +123,5 @@ def definition(prefix: str, *, delay_s: int = 0) -> TaskDefinition:
     )
 
 
-KINDS = (definition("a"), definition("b", delay_s=20))
+KIND_OF = {"a": definition("a"), "b": definition("b", delay_s=20)}
+KINDS = tuple(KIND_OF.values())

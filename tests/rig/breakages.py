@@ -73,7 +73,7 @@ def no_confirmation(patch: Patch) -> None:
 def loss_ignored(patch: Patch) -> None:
     """Extend the lease in heartbeats without looking whose it is."""
 
-    def beat(self: LeaseKeeper, *, due: float) -> BeatResult:  # noqa: ARG001 -- as the original
+    def beat(self: LeaseKeeper, *, due: float) -> BeatResult:
         self._queue.extend(self._lease)
         return "held"
 
@@ -83,7 +83,7 @@ def loss_ignored(patch: Patch) -> None:
 def heartbeats_beside_the_report(patch: Patch) -> None:
     """Let heartbeats go on whatever else the attempt is writing."""
 
-    def beat(self: LeaseKeeper, *, due: float) -> BeatResult:  # noqa: ARG001 -- as the original
+    def beat(self: LeaseKeeper, *, due: float) -> BeatResult:
         return self._observe_and_extend()[0]
 
     patch.setattr(LeaseKeeper, "beat", beat)
@@ -95,7 +95,7 @@ def heartbeats_beside_the_report(patch: Patch) -> None:
 def always_on_the_head(patch: Patch) -> None:
     """Publish on whatever the branch is at."""
 
-    def decide(chain: Sequence[CommitInfo], ours: Publication) -> Decision:  # noqa: ARG001
+    def decide(chain: Sequence[CommitInfo], ours: Publication) -> Decision:
         return PublishOn(chain[0])
 
     patch.setattr(fence, "decide", decide)
@@ -111,9 +111,7 @@ def any_workflow_replaced(patch: Patch) -> None:
     """Take every workflow's publications for our own workflow's."""
     original = fence._decide_above
 
-    def decide_above(
-        head: CommitInfo, above: Sequence[CommitInfo], ours: Publication
-    ) -> Decision:
+    def decide_above(head: CommitInfo, above: Sequence[CommitInfo], ours: Publication) -> Decision:
         claimed = {"perago-workflow-id": ours.workflow_id}
         alike = [
             commit.model_copy(update={"metadata": {**commit.metadata, **claimed}})
@@ -126,7 +124,7 @@ def any_workflow_replaced(patch: Patch) -> None:
 
 def any_parameters_adopted(patch: Patch) -> None:
     """Adopt a result without looking at what parameters it is of."""
-    original = inputs.adoptable
+    original = fence.adoptable
 
     def adoptable(found: Replace, ours: Publication, end_of: Any) -> bool:
         digest = found.publications[0].params_digest
@@ -137,7 +135,7 @@ def any_parameters_adopted(patch: Patch) -> None:
 
 def reruns_adopted(patch: Patch) -> None:
     """Adopt what the same task published before it was run again on purpose."""
-    original = inputs.adoptable
+    original = fence.adoptable
 
     def adoptable(found: Replace, ours: Publication, end_of: Any) -> bool:
         token = found.publications[0].token
@@ -223,7 +221,7 @@ def one_stage_name(patch: Patch) -> None:
     """Name the stage after the logical task alone."""
     original = StageName.new
 
-    def new(lease: Lease, input_ref: str, *, created_at: float) -> StageName:  # noqa: ARG001
+    def new(lease: Lease, input_ref: str, *, created_at: float) -> StageName:
         name = original(lease, input_ref, created_at=0.0)
         return StageName(name.work, 0, 0, "task", "00000000")
 

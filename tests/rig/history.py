@@ -117,10 +117,33 @@ class Killed:
     pid: int
 
 
-Entry = Made | Sent | Answered | Foreign | Started | Finished | Called | Passed | Child | Killed
+@dataclass(frozen=True)
+class Paused:
+    """A process is about to be stopped on purpose, to be continued later."""
+
+    where: str
+    pid: int
+
+
+Entry = (
+    Made
+    | Sent
+    | Answered
+    | Foreign
+    | Started
+    | Finished
+    | Called
+    | Passed
+    | Child
+    | Killed
+    | Paused
+)
 _KINDS: dict[str, Any] = {
     kind.__name__: kind
-    for kind in (Made, Sent, Answered, Foreign, Started, Finished, Called, Passed, Child, Killed)
+    for kind in (
+        *(Made, Sent, Answered, Foreign, Started, Finished),
+        *(Called, Passed, Child, Killed, Paused),
+    )
 }
 
 

@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from perago_worker.adapters.local.queue_records import TaskRecord
+from perago_worker.attempt.codes import Code
+from perago_worker.events import AttemptFinished
 from perago_worker.models import CommitInfo, Publication, Token
 from perago_worker.models.publication import EXPECTED_HEAD
 from tests.rig.bodies import Run
@@ -20,6 +22,13 @@ from tests.support import REPOSITORY
 
 Tree = Mapping[str, str]
 """Key -> checksum."""
+
+
+NEVER = frozenset(
+    {Code.WORKER_ERROR, Code.STORE_REFUSED, Code.NOT_FOUND}
+    | {Code.LOST_RACE, Code.REPORT_REFUSED, Code.WORKSPACE_CHANGED, Code.FILE_REFUSED}
+)
+"""How an attempt ends only when the worker, the store or the body is not as it is here."""
 
 
 class Violation(AssertionError):
@@ -52,6 +61,7 @@ class Judge:
         self._seen: list[CommitInfo] = [world.start]
         self._newest: dict[str, tuple[int, int, int]] = {}
         self._uuids: set[str] = set()
+        self._heard = 0
         self._judged: set[tuple[str, str]] = set()
 
     def check(self, tasks: Sequence[TaskRecord]) -> None:
@@ -65,7 +75,7 @@ class Judge:
         """
         self._check_branch()
         self._check_tasks(tasks)
-        self._check_threads()
+        self._check_outcomes()
         if self._world.complaints:
             raise Violation("; ".join(sorted(set(self._world.complaints))))
 
@@ -123,7 +133,7 @@ class Judge:
         self._newest[publication.lineage] = token
 
     def _check_below(self, below: list[CommitInfo], publication: Publication, run: Run) -> None:
-        """Check that nothing but this workflow's own work is between a publication and its input."""
+        """Check that only this workflow's own work is between a publication and its input."""
         ids = [commit.id for commit in below]
         if run.input_ref not in ids:
             raise Violation(f"{publication.lineage} published on a branch without its input")
@@ -163,7 +173,13 @@ class Judge:
             if self.tree(ref) != self.expected(run):
                 raise Violation(f"{task.task_id} completed with {ref}, which is not what it made")
 
-    def _check_threads(self) -> None:
+    def _check_outcomes(self) -> None:
+        """Check that no attempt ended in a way that nothing in these worlds can be a reason for."""
+        events = self._world.recorder.events
+        for event in events[self._heard :]:
+            if isinstance(event, AttemptFinished) and event.outcome.code in NEVER:
+                raise Violation(f"an attempt ended as {event.outcome.code}: {event.outcome.reason}")
+        self._heard = len(events)
         for worker in self._world.workers.values():
             for running in worker.attempts:
                 if running.stepper.failure is not None:

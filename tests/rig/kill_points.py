@@ -70,6 +70,18 @@ def finished(history: Sequence[Entry]) -> list[Finished]:
     return [entry for entry in history if isinstance(entry, Finished)]
 
 
+def boundary_of(event: Event) -> str:
+    """Return the boundary that an event marks; empty for other events."""
+    match event:
+        case AttemptStarted():
+            return BEGUN
+        case StepFinished(step=step):
+            return step
+        case AttemptFinished():
+            return ENDED
+    return ""
+
+
 class Killer:
     """Kills its own process at one place: a tap for calls and a listener for steps."""
 
@@ -90,16 +102,7 @@ class Killer:
 
     def on_event(self, event: Event) -> None:
         """Die if this is the boundary."""
-        match event:
-            case AttemptStarted():
-                boundary = BEGUN
-            case StepFinished(step=step):
-                boundary = step
-            case AttemptFinished():
-                boundary = ENDED
-            case _:
-                return
-        if self._point == f"step.{boundary}":
+        if self._point == f"step.{boundary_of(event)}":
             self._die()
 
     def _die(self) -> NoReturn:

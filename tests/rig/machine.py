@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -25,10 +25,11 @@ from hypothesis.stateful import (
 )
 
 from perago_worker.adapters.local.queue_records import UNFINISHED, TaskRecord
-from tests.rig.bodies import KINDS, Deed
+from tests.rig.bodies import KIND_OF, Deed
+from tests.rig.crew import Running
 from tests.rig.invariants import Judge
 from tests.rig.stepping import Fate
-from tests.rig.world import Running, World, fast_folder, make_template
+from tests.rig.world import World, fast_folder, make_template
 
 MAX_TASKS = 5
 MAX_FOREIGN = 2
@@ -37,16 +38,20 @@ MAX_FOREIGN = 2
 T = TypeVar("T")
 
 _picks = st.integers(0, 5)
-_kinds = st.sampled_from(KINDS)
+_kinds = st.sampled_from(tuple(KIND_OF))
 _deeds: st.SearchStrategy[list[Deed]] = st.lists(
-    st.sampled_from(["write", "write", "write", "delete", "same", "nothing", "rewrite", "fail"]),
+    st.sampled_from(
+        ["write", "write", "write", "delete", "same", "nothing", "rewrite", "fail", "terminal"]
+    ),
     min_size=1,
     max_size=3,
 )
 _early_calls = st.sampled_from(["resolve", "history", "ended", "list", "body", "stage", "commit"])
 _late_calls = st.sampled_from(
-    ["publish", "publish", "publish", "complete", "complete", "observe", "extend"]
-    + ["replacement", "give_back", "drop_stage"]
+    [
+        *("publish", "publish", "publish", "complete", "complete"),
+        *("observe", "extend", "replacement", "give_back", "drop_stage"),
+    ]
 )
 _fates = st.sampled_from(Fate)
 
@@ -91,38 +96,38 @@ class Protocol(RuleBasedStateMachine):
         self._tasks: list[TaskRecord] = []
 
     @initialize(kind=_kinds, deeds=_deeds)
-    def begin(self, kind: Any, deeds: list[Deed]) -> None:
+    def begin(self, kind: str, deeds: list[Deed]) -> None:
         """Start with a task that one worker has taken."""
-        self.world.submit(kind, deeds)
-        self.world.worker(0).poll(kind)
+        self.world.submit(KIND_OF[kind], deeds)
+        self.world.worker(0).poll(KIND_OF[kind])
 
     # --- what users and their workflows do ---
 
     @precondition(lambda self: len(self._tasks) < MAX_TASKS and len(self._unfinished()) < 2)
     @rule(kind=_kinds, deeds=_deeds, back=st.sampled_from([0, 0, 0, 0, 1, 2]))
-    def submit(self, kind: Any, deeds: list[Deed], back: int) -> None:
+    def submit(self, kind: str, deeds: list[Deed], back: int) -> None:
         """Start a workflow at the head, or at a commit a little before it."""
         history = self.world.history()
-        self.world.submit(kind, deeds, ref=history[-1 - min(back, len(history) - 1)].id)
+        self.world.submit(KIND_OF[kind], deeds, ref=history[-1 - min(back, len(history) - 1)].id)
 
     @precondition(lambda self: self._followable())
     @rule(pick=_picks, kind=_kinds, deeds=_deeds)
-    def follow(self, pick: int, kind: Any, deeds: list[Deed]) -> None:
+    def follow(self, pick: int, kind: str, deeds: list[Deed]) -> None:
         """Schedule the task that takes over what a completed task put out."""
         task = _some(self._followable(), pick)
         ref = task.output["workspace"]["ref"]
         name = f"{task.reference_name}+"
-        self.world.submit(kind, deeds, ref=ref, workflow_id=task.workflow_id, name=name)
+        self.world.submit(KIND_OF[kind], deeds, ref=ref, workflow_id=task.workflow_id, name=name)
 
     @precondition(lambda self: len(self._tasks) < MAX_TASKS and len(self._unfinished()) < 2)
     @rule(pick=_picks, kind=_kinds, deeds=_deeds)
-    def branch_off(self, pick: int, kind: Any, deeds: list[Deed]) -> None:
+    def branch_off(self, pick: int, kind: str, deeds: list[Deed]) -> None:
         """Schedule a task beside another one, of the same workflow and from the same input."""
         tasks = self._tasks
         task = _some(tasks, pick)
         ref = task.input["workspace"]["ref"]
         name = f"beside-{len(tasks)}"
-        self.world.submit(kind, deeds, ref=ref, workflow_id=task.workflow_id, name=name)
+        self.world.submit(KIND_OF[kind], deeds, ref=ref, workflow_id=task.workflow_id, name=name)
 
     @precondition(lambda self: self._ended())
     @rule(pick=_picks)
@@ -148,9 +153,9 @@ class Protocol(RuleBasedStateMachine):
 
     @precondition(lambda self: self._unfinished())
     @rule(worker=st.integers(0, 3), kind=_kinds, answer_lost=st.sampled_from([False] * 5 + [True]))
-    def poll(self, worker: int, kind: Any, answer_lost: bool) -> None:
+    def poll(self, worker: int, kind: str, answer_lost: bool) -> None:
         """Take a task and begin with it, or with none when the answer is lost."""
-        self.world.worker(worker).poll(kind, answer_lost=answer_lost)
+        self.world.worker(worker).poll(KIND_OF[kind], answer_lost=answer_lost)
 
     @precondition(lambda self: self.world.running())
     @rule(pick=_picks, until=_early_calls, fate=_fates)
@@ -215,10 +220,10 @@ class Protocol(RuleBasedStateMachine):
 
     @precondition(lambda self: self.world.running())
     @rule(kind=_kinds, worker=st.integers(0, 3))
-    def deliver_twice(self, kind: Any, worker: int) -> None:
+    def deliver_twice(self, kind: str, worker: int) -> None:
         """Put tasks that are under way in the queue once more, and let somebody take one."""
-        self.world.redeliver(kind)
-        self.world.worker(worker).poll(kind)
+        self.world.redeliver(KIND_OF[kind])
+        self.world.worker(worker).poll(KIND_OF[kind])
 
     @precondition(lambda self: self._unfinished())
     @rule(seconds=st.sampled_from([1, 25, 61, 200]))
@@ -270,7 +275,9 @@ class Protocol(RuleBasedStateMachine):
         waiting = {task.workflow_id for task in self._unfinished()}
         retried = {task.retried_task_id for task in tasks}
         return [
-            task for task in tasks if task.task_id not in retried and task.workflow_id not in waiting
+            task
+            for task in tasks
+            if task.task_id not in retried and task.workflow_id not in waiting
         ]
 
     def _followable(self) -> list[TaskRecord]:
@@ -292,4 +299,3 @@ class Protocol(RuleBasedStateMachine):
             )
             not in taken
         ]
-

@@ -1,14 +1,14 @@
 """A small model of the protocol, whose decisions are the product's own.
 
-`fence.decide`, `fence.adoptable`, `Token`, `Lineage`, `LeaseIdentity` and `Publication` are the real
-ones, called on chains and leases that the model makes up. Everything around them is abstracted:
+`fence.decide`, `fence.adoptable`, `Token`, `Lineage`, `LeaseIdentity` and `Publication` are the
+real ones, called on chains and leases that the model makes up. All around them is abstracted:
 
 - One task with two retries, one branch at the task's input, two workers; a worker that dies comes
   back at once under another id. A body changes something or nothing, and never fails.
 - An attempt has five steps that others can see: look at the branch before the body (and adopt, go
   on or give up), look again, confirm the lease, merge, report. Downloads, guards and stages have no
   part in any decision. A step is one moment, so no call overlaps another one.
-- A commit's content is the set of what made it: the runs whose changes it shows, and other people's.
+- A commit's content is the set of what made it: runs whose changes it shows, and other people's.
 - Merging compares and swaps, as the embedded store and the hook do. The window of stores that
   cannot is no part of the model.
 - Time is the number of deliveries. A lease ends when the model says so, which costs a fault while
@@ -19,143 +19,30 @@ ones, called on chains and leases that the model makes up. Everything around the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from enum import Enum
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from perago_worker.attempt import fence
 from perago_worker.attempt.fence import AlreadyPublished, PublishOn, Refuse, Replace
-from perago_worker.models import CommitInfo, LeaseIdentity, Lineage, Publication, Token
+from perago_worker.models import CommitInfo, Lineage, Publication, Token
 from perago_worker.ports import TaskEnd
+from tests.rig.model_state import (
+    INPUT,
+    At,
+    Attempt,
+    Commit,
+    Content,
+    Delivery,
+    Merge,
+    Moves,
+    Record,
+    Report,
+    State,
+)
 
-INPUT = 0
 RETRIES = 2
 LINEAGE = Lineage(workflow_id="workflow", reference_name="task")
 RESULT = '{"run":0}'
-
-Content = frozenset[str]
-"""What a commit shows beyond the input: `r<n>` for run n's changes, `f<n>` for a foreign commit."""
-
-
-class At(Enum):
-    """The step an attempt takes next."""
-
-    PRECHECK = "precheck"
-    LOOK = "look"
-    CONFIRM = "confirm"
-    MERGE = "merge"
-    REPORT = "report"
-
-
-class Delivery(NamedTuple):
-    """One delivery of the task; `start` counts deliveries and stands for the start time."""
-
-    task: int
-    retry: int
-    poll: int
-    worker: str
-    start: int
-
-    def identity(self) -> LeaseIdentity:
-        """Return what the product compares."""
-        return LeaseIdentity(
-            task_id=str(self.task),
-            retry_count=self.retry,
-            poll_count=self.poll,
-            worker_id=self.worker,
-            start_time_ms=self.start,
-        )
-
-
-class Commit(NamedTuple):
-    """A commit above the input; `by` and `uuid` are of its publication, None for somebody else's."""
-
-    id: int
-    by: Delivery | None
-    uuid: int
-    content: Content
-
-
-class Merge(NamedTuple):
-    """A merge as it is sent."""
-
-    expected: int
-    by: Delivery
-    uuid: int
-    content: Content
-
-
-class Report(NamedTuple):
-    """A report as it is sent: the commit put out and what it should show, or a failure."""
-
-    task: int
-    kind: Literal["completed", "failed", "terminal"]
-    output: int = INPUT
-    shows: Content = frozenset()
-
-
-class Attempt(NamedTuple):
-    """An attempt in progress.
-
-    Attributes:
-        shows: What the body made; None before the body.
-        merge: What it decided to merge, until that is sent.
-        unsure: Whether a merge was sent whose answer did not come.
-        report: What it will report.
-    """
-
-    lease: Delivery
-    uuid: int
-    at: At
-    shows: Content | None = None
-    merge: Merge | None = None
-    unsure: bool = False
-    report: Report | None = None
-
-
-class Record(NamedTuple):
-    """The queue's record of the task's newest try, and how the tries before it ended."""
-
-    task: int = 0
-    retry: int = 0
-    poll: int = 0
-    start: int = 0
-    worker: str = ""
-    status: Literal["scheduled", "leased", "completed", "failed"] = "scheduled"
-    queued: bool = True
-    output: int = INPUT
-    shows: Content = frozenset()
-
-
-class State(NamedTuple):
-    """Everything there is."""
-
-    faults: int
-    record: Record = Record()
-    branch: tuple[Commit, ...] = ()
-    workers: tuple[str, ...] = ("w0", "x0")
-    attempts: tuple[Attempt | None, ...] = (None, None)
-    merges: tuple[Merge, ...] = ()
-    reports: tuple[Report, ...] = ()
-    deliveries: int = 0
-    commits: int = 0
-    runs: int = 0
-    reruns: int = 1
-
-    @property
-    def head(self) -> int:
-        """Id of the branch's newest commit."""
-        return self.branch[-1].id if self.branch else INPUT
-
-    @property
-    def shown(self) -> Content:
-        """What the head shows."""
-        return self.branch[-1].content if self.branch else frozenset()
-
-
-Moves = Iterator[tuple[str, State]]
-"""What can happen next: its name, and what comes of it."""
 
 
 class Model:
@@ -188,9 +75,7 @@ class Model:
             case Refuse():
                 return "refuse", INPUT, ()
 
-    def _adoptable(
-        self, branch: tuple[Commit, ...], by: Delivery, uuid: int, end: TaskEnd
-    ) -> bool:
+    def _adoptable(self, branch: tuple[Commit, ...], by: Delivery, uuid: int, end: TaskEnd) -> bool:
         chain = [_info(commit) for commit in reversed(branch)]
         chain.append(CommitInfo(id=_name(INPUT), parents=(), tree="input"))
         ours = _publication(by, uuid)
@@ -300,9 +185,7 @@ def _merge(state: State, index: int, attempt: Attempt) -> Moves:
     if state.faults:
         faulty = state._replace(faults=state.faults - 1)
         yield "merge lost", _with(faulty, index, unsure)
-        yield "merge held", _with(
-            faulty._replace(merges=(*faulty.merges, merge)), index, unsure
-        )
+        yield "merge held", _with(faulty._replace(merges=(*faulty.merges, merge)), index, unsure)
         if landed:
             done = merged._replace(faults=state.faults - 1)
             yield "merge unanswered", _with(done, index, unsure)
@@ -316,8 +199,9 @@ def _report(state: State, index: int, attempt: Attempt) -> Moves:
     if state.faults:
         # A lost report is sent again: nothing has changed but the number of faults, except in time.
         yield "report unanswered", done._replace(faults=state.faults - 1)
-        yield "report held", state._replace(
-            faults=state.faults - 1, reports=(*state.reports, report)
+        yield (
+            "report held",
+            state._replace(faults=state.faults - 1, reports=(*state.reports, report)),
         )
 
 
@@ -351,9 +235,7 @@ def _died(state: State, index: int) -> State:
 def _foreign(state: State) -> State:
     number = state.commits + 1
     commit = Commit(number, None, -1, state.shown | {f"f{number}"})
-    return state._replace(
-        faults=state.faults - 1, commits=number, branch=(*state.branch, commit)
-    )
+    return state._replace(faults=state.faults - 1, commits=number, branch=(*state.branch, commit))
 
 
 def _merged(state: State, merge: Merge) -> tuple[State, bool]:
@@ -441,8 +323,10 @@ def _publication(by: Delivery, uuid: int) -> Publication:
 
 @cache
 def _info(commit: Commit) -> CommitInfo:
-    metadata = {} if commit.by is None else _publication(commit.by, commit.uuid).metadata(
-        expected_head="any"
+    metadata = (
+        {}
+        if commit.by is None
+        else _publication(commit.by, commit.uuid).metadata(expected_head="any")
     )
     return CommitInfo(
         id=_name(commit.id), parents=(), metadata=metadata, tree=str(sorted(commit.content))

@@ -1,7 +1,7 @@
 """Short stories of two attempts, each with the one turn that a part of the protocol exists for.
 
-Every function plays its story in a world of its own and raises `AssertionError` when it does not end
-as it must; what must hold in every story is the judge's.
+Every function plays its story in a world of its own and raises `AssertionError` when it does not
+end as it must; what must hold in every story is the judge's.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from perago_worker.adapters.local.store import LocalStore
 from perago_worker.adapters.local.store_stage import LocalStage
 from perago_worker.models import CommitInfo, ObjectInfo
 from tests.rig.bodies import KINDS, Deed
+from tests.rig.crew import Running
 from tests.rig.invariants import Judge
 from tests.rig.machine import Places
 from tests.rig.stepping import Fate, Stepper
-from tests.rig.world import Running, World
+from tests.rig.world import World
 from tests.support import REPOSITORY, contents, put, write
 
 KIND = KINDS[0]
@@ -151,7 +152,7 @@ class SlippingStore(LocalStore):
 
 
 def commit_slipped_into_the_merge() -> None:
-    """A store without compare-and-swap lets one through: the attempt says so and has not succeeded."""
+    """A store without compare-and-swap lets one through: the attempt says so, and has failed."""
     world = Places.new_world()
     try:
         world.store = SlippingStore(world)

@@ -1,12 +1,16 @@
-"""Every state the model of `tests.rig.model` can reach, breadth first, and what must hold in each."""
+"""Every state that the model can reach, breadth first, and what must hold in each of them."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-from tests.rig.model import INPUT, Commit, Model, State
+from tests.rig.model import Model
+from tests.rig.model_state import INPUT, Commit, Delivery, State
 
 Promise = Callable[[State], str]
 """Returns what is wrong with a state; empty when nothing is."""
@@ -80,9 +84,8 @@ def _nothing_foreign_lost(state: State) -> str:
 
 
 def _older_after_newer(state: State) -> str:
-    # Compared here and not as the product's tokens are: their order is part of what is checked.
-    ours = [(c.by.start, c.by.retry, c.by.poll) for c in state.branch if c.by is not None]
-    grows = all(one < other for one, other in zip(ours, ours[1:], strict=False))
+    ours = [_age(commit.by) for commit in state.branch if commit.by is not None]
+    grows = all(one < other for one, other in pairwise(ours))
     return "" if grows else "an older delivery published after a newer one"
 
 
@@ -101,12 +104,30 @@ def _completed_is_published(state: State) -> str:
     return "" if shown == [record.shows] else "a task completed with what its body did not make"
 
 
+def _decided_over_others(state: State) -> str:
+    """Look at merges that were decided on this very head and have not been sent."""
+    for merge in (each.merge for each in state.attempts if each and each.merge):
+        if merge.expected != state.head:
+            continue
+        if any(commit.by is None for commit in state.branch):
+            return "an attempt decided to publish over somebody else's commit"
+        if any(c.by is not None and _age(c.by) >= _age(merge.by) for c in state.branch):
+            return "an attempt decided to replace a newer delivery's publication"
+    return ""
+
+
+def _age(by: Delivery) -> tuple[int, int, int]:
+    # Compared here and not as the product's tokens are: their order is part of what is checked.
+    return by.start, by.retry, by.poll
+
+
 PROMISES: tuple[Promise, ...] = (
     _at_most_one_visible,
     _nothing_foreign_lost,
     _older_after_newer,
     _published_once,
     _completed_is_published,
+    _decided_over_others,
 )
 
 
@@ -126,3 +147,21 @@ def _way(came_from: dict[State, tuple[State, str] | None], state: State) -> list
         state, move = step
         way.append(move)
     return way[::-1]
+
+
+def main() -> None:
+    """Print what is found with up to as many faults as the first argument says."""
+    for faults in range(int(sys.argv[1]) + 1):
+        started_at = time.monotonic()
+        found = search(Model(), faults=faults)
+        sys.stdout.write(
+            f"{faults} faults: {found.states} states, {found.transitions} transitions, "
+            f"{found.ends} ends, {found.late_after_no_op} with a late merge after a no-op, "
+            f"{len(found.violations)} violations, {time.monotonic() - started_at:.1f} s\n"
+        )
+        for wrong, way in found.violations.items():
+            sys.stdout.write(f"  {wrong}: {', '.join(way)}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@ from pathlib import Path
 from perago_worker import task
 from tests.rig.tasks import SPEC, Answer, Order, change, controls
 
-RESPONSE_S = 2
+RESPONSE_S = 3
 
 
 @task(

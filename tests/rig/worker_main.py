@@ -18,10 +18,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from perago_worker.adapters.local.queue import LocalQueue
 from perago_worker.bootstrap import (
     build_supervisor,
     load_tasks,
@@ -33,17 +33,19 @@ from perago_worker.bootstrap import (
 from perago_worker.config import Redactor, load_config, secret_values
 from perago_worker.events import Listener
 from perago_worker.models import Lease
+from perago_worker.ports import TaskQueue
 from perago_worker.telemetry.event_log import EventLog
 from perago_worker.telemetry.logs import configure_logging
 from tests.rig.clocks import LaterClock
 from tests.rig.history import Historian, Journal
 from tests.rig.kill_points import Killer, KillPoint
+from tests.rig.pausing import Pauser
 from tests.rig.taps import Counting, Tap, Tapped, recording, untouched
 from tests.rig.tasks import CASE
 from tests.support import ROOT
 
 POLL_WAIT_S = 0.02
-"""How long polls of the embedded queue wait here: a worker that is done ends as soon."""
+"""How long polls wait here: a worker that is done ends as soon."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class WorkerOrder:
         config: Its configuration file.
         case: Folder of the case: journal, log, and what the bodies are told.
         kill: Where it is killed; empty for nowhere.
+        pause: Where it stops until it is continued; empty for nowhere.
         calls: Whether it writes down its calls.
         ahead_s: How far its clock is ahead of the machine's.
         until_idle: Whether it ends by itself when nothing is left to do.
@@ -62,19 +65,28 @@ class WorkerOrder:
     config: str
     case: str
     kill: str = ""
+    pause: str = ""
     calls: bool = False
     ahead_s: float = 0.0
     until_idle: bool = True
 
 
-class HastyQueue(LocalQueue):
-    """The embedded queue, with polls that hardly wait."""
+class Hasty:
+    """A queue whose polls hardly wait."""
+
+    def __init__(self, queue: TaskQueue) -> None:
+        self._queue = queue
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
 
     def poll(
         self, task_type: str, *, count: int, wait_s: float, domain: str | None = None
     ) -> list[Lease]:
         """Take tasks, without waiting long for any."""
-        return super().poll(task_type, count=count, wait_s=min(wait_s, POLL_WAIT_S), domain=domain)
+        return self._queue.poll(
+            task_type, count=count, wait_s=min(wait_s, POLL_WAIT_S), domain=domain
+        )
 
 
 def work(order: WorkerOrder) -> int:
@@ -93,18 +105,21 @@ def work(order: WorkerOrder) -> int:
         killer = Killer(KillPoint(order.kill), journal)
         tap = killer.tap
         listeners.append(killer)
+    if order.pause:
+        pauser = Pauser(order.pause, journal, case=case, alone=config.queue.kind == "local")
+        tap = pauser.tap
+        listeners.append(pauser)
     noted, counting = recording(journal, tap, calls=order.calls), Counting()
     with (
         closing(open_queue(config, worker_id=new_worker_id(config), clock=clock)) as queue,
         closing(open_store(config)) as store,
     ):
-        if isinstance(queue, LocalQueue):
-            queue.__class__ = HastyQueue
+        if config.queue.kind == "local":
             register_locally(queue, definitions)
         supervisor = build_supervisor(
             config,
             definitions,
-            queue=Tapped(queue, "queue", noted, counting).as_queue(),
+            queue=Tapped(Hasty(queue), "queue", noted, counting).as_queue(),
             store=Tapped(store, "store", noted, counting).as_store(),
             clock=clock,
             redactor=Redactor(secrets),
@@ -151,9 +166,14 @@ def _become(order: WorkerOrder) -> None:
 class Forker:
     """A process that forks workers. Used by one thread at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, for_servers: bool = False) -> None:
+        """Start it.
+
+        Args:
+            for_servers: Whether the workers are for the real servers, whose SDKs take time to load.
+        """
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.rig.worker_main"],
+            [sys.executable, "-m", "tests.rig.worker_main", *(["servers"] if for_servers else [])],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -192,7 +212,8 @@ class Forker:
 class Forkers:
     """One forker for each thread that asks."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, for_servers: bool = False) -> None:
+        self._for_servers = for_servers
         self._lock = threading.Lock()
         self._all: list[Forker] = []
         self._own = threading.local()
@@ -200,7 +221,7 @@ class Forkers:
     def get(self) -> Forker:
         """Return this thread's forker."""
         if not hasattr(self._own, "forker"):
-            self._own.forker = Forker()
+            self._own.forker = Forker(for_servers=self._for_servers)
             with self._lock:
                 self._all.append(self._own.forker)
         forker: Forker = self._own.forker
@@ -213,9 +234,9 @@ class Forkers:
 
 
 @contextmanager
-def forkers() -> Iterator[Forkers]:
+def forkers(*, for_servers: bool = False) -> Iterator[Forkers]:
     """Offer forkers, and end them."""
-    opened = Forkers()
+    opened = Forkers(for_servers=for_servers)
     try:
         yield opened
     finally:
@@ -223,7 +244,14 @@ def forkers() -> Iterator[Forkers]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Serve until there are no orders any more."""
+    """Serve until there are no orders any more.
+
+    Args:
+        arguments: `servers` loads the servers' SDKs beforehand.
+    """
+    if "servers" in arguments:
+        for module in ("conductor.queue", "lakefs.api"):
+            import_module(f"perago_worker.adapters.{module}")
     serve(sys.stdin, sys.stdout)
 
 

@@ -23,15 +23,6 @@ from perago_worker.adapters.local.queue import LocalQueue
 from perago_worker.adapters.local.queue_records import UNFINISHED, TaskRecord
 from perago_worker.adapters.local.store import LocalStore
 from perago_worker.adapters.system import SystemClock
-from perago_worker.attempt.body.thread import ThreadBody
-from perago_worker.attempt.budget import Budget
-from perago_worker.attempt.context import Attempt, AttemptSettings, Tools
-from perago_worker.attempt.directories import AttemptDirectories
-from perago_worker.attempt.lease_keeper import LeaseKeeper
-from perago_worker.attempt.pipeline import run_attempt
-from perago_worker.attempt.stop import StopCause, StopToken
-from perago_worker.attempt.task_log import TaskLog
-from perago_worker.attempt.workspace import Limits
 from perago_worker.definition import TaskDefinition
 from perago_worker.errors import PeragoError
 from perago_worker.models import CommitInfo, Lease
@@ -40,14 +31,12 @@ from perago_worker.runtime.janitor import StageSurvey
 from perago_worker.taskdef import build_taskdef
 from tests.clocks import ManualClock
 from tests.rig.bodies import KINDS, Bodies, Deed
-from tests.rig.conduct import Conduct
-from tests.rig.stepping import Fate, Stepper, steered_queue, steered_store
+from tests.rig.crew import Running, Worker
 from tests.support import BRANCH, REPOSITORY, Recorder, put
 
 FILES = {
     f"{folder}/{name}": name for folder in ("a", "b", "other") for name in ("in.txt", "drop.txt")
 }
-BUDGET = Budget(merge_s=8, completion_s=5, heartbeat_s=20)
 STEP_S = 61
 """Longer than a lease and than any wait for a retry."""
 
@@ -92,148 +81,6 @@ class Foreign:
 
     commit: str
     changes: dict[str, bytes | None]
-
-
-class Worker:
-    """One worker process: its ports, its directories, and the attempts it carries out."""
-
-    def __init__(self, world: World, owner: str, name: str | None) -> None:
-        self.world = world
-        self.name = name or owner
-        self.queue = LocalQueue(world.root / "queue.db", clock=world.clock, worker_id=self.name)
-        self.directories = AttemptDirectories(world.root / "work", owner=owner)
-        self.directories.open()
-        self.attempts: list[Running] = []
-
-    def poll(
-        self, kind: TaskDefinition, *, answer_lost: bool = False, after_s: float = 0.001
-    ) -> list[Running]:
-        """Take one task, and do with it what the poller does.
-
-        Args:
-            after_s: Passes first, so that no two deliveries are made at one time.
-        """
-        self.world.clock.advance(after_s)
-        leases = self.queue.poll(kind.name, count=1, wait_s=0)
-        return [] if answer_lost else [began for each in leases for began in self._take(each, kind)]
-
-    def _take(self, lease: Lease, kind: TaskDefinition) -> list[Running]:
-        for running in self.attempts:
-            if running.lease.task_id == lease.task_id and not running.stepper.done:
-                if not running.attempt.keeper.adopt(lease):
-                    self.queue.give_back(lease, after_s=1.0)
-                return []
-        self.attempts.append(Running(self, kind, lease))
-        return self.attempts[-1:]
-
-    def die(self) -> None:
-        """End as a killed process does: nothing is tidied up, only the kernel's locks are freed."""
-        for running in self.attempts:
-            running.die()
-        self.attempts.clear()
-        descriptor = self.directories._lock_fd
-        assert descriptor is not None
-        os.close(descriptor)
-        self.queue.close()
-
-    def close(self) -> None:
-        """End in good order; every attempt has ended."""
-        self.directories.close()
-        self.queue.close()
-
-
-class Running:
-    """One attempt in a stepper."""
-
-    def __init__(self, worker: Worker, kind: TaskDefinition, lease: Lease) -> None:
-        self.worker = worker
-        self.conduct = Conduct(
-            lease=lambda: self.lease,
-            is_holder=worker.world.is_holder,
-            complain=worker.world.complaints.append,
-        )
-        self.attempt = self._attempt(kind, lease)
-        self.stepper = Stepper(lambda: run_attempt(self.attempt))
-
-    @property
-    def lease(self) -> Lease:
-        """The newest delivery it stands for."""
-        return self.attempt.lease
-
-    def _attempt(self, kind: TaskDefinition, lease: Lease) -> Attempt:
-        world, stop = self.worker.world, StopToken()
-        tools = self._tools(kind, lease)
-        keeper = LeaseKeeper(
-            lease,
-            queue=tools.queue,
-            clock=world.clock,
-            heartbeat_interval_s=BUDGET.heartbeat_s,
-            stop=stop,
-            shut_down=tools.shut_down,
-            listener=world.recorder,
-        )
-        log = TaskLog(
-            queue=tools.queue, clock=world.clock, listener=world.recorder, redact=str, lease=lease
-        )
-        return Attempt(kind, keeper=keeper, stop=stop, tools=tools, log=log)
-
-    def _tools(self, kind: TaskDefinition, lease: Lease) -> Tools:
-        world = self.worker.world
-        assert kind.workspace is not None
-        prefix = kind.workspace.prefix
-
-        def body(workspace: Path, params: Any) -> Any:
-            return world.bodies.run(lease, workspace, params, prefix)
-
-        bound = TaskDefinition(**{**vars(kind), "fn": body})
-        return Tools(
-            queue=steered_queue(self.worker.queue, self.conduct),
-            store=steered_store(world.store, self.conduct),
-            clock=world.clock,
-            listener=world.recorder,
-            directories=self.worker.directories,
-            body=ThreadBody(bound),
-            settings=AttemptSettings(
-                budget=BUDGET, limits=Limits(objects=1000), transfer_threads=1
-            ),
-            redact=str,
-            shut_down=threading.Event(),
-        )
-
-    def run(self, until: str, fate: Fate) -> None:
-        """Go on to a call of that name, and let it have that fate."""
-        if not self.stepper.run_to(until):
-            return
-        if fate in {Fate.DIE_BEFORE, Fate.DIE_AFTER}:
-            self.keep_leftovers()
-            self.stepper.step(fate)
-            self.worker.world.crash(self.worker)
-            return
-        self.stepper.step(fate)
-        self.worker.world.held.extend(self.stepper.held)
-        self.stepper.held.clear()
-
-    def drain(self) -> None:
-        """Tell it that its worker wants to end."""
-        self.attempt.stop.trip(StopCause.DRAINED, "the worker drains")
-
-    def beat(self, call: str = "", fate: Fate = Fate.GO) -> None:
-        """Send a heartbeat; let one of its calls have a fate."""
-        keeper = self.attempt.keeper
-        beat = Stepper(lambda: keeper.beat(due=keeper.next_beat_at))
-        if call and beat.run_to(call):
-            beat.step(fate)
-        beat.finish()
-        self.worker.world.held.extend(beat.held)
-
-    def keep_leftovers(self) -> None:
-        """Let what would be undone at the end of the attempt stay, as after a death."""
-        self.worker.world.leftovers.append(self.attempt.leaving.pop_all())
-
-    def die(self) -> None:
-        """Die where it is."""
-        self.keep_leftovers()
-        self.stepper.kill()
 
 
 class World:
@@ -346,7 +193,9 @@ class World:
         """Give a task other params, as somebody does who restarts it with another input."""
         (task,) = [task for task in self.tasks() if task.task_id == task_id]
         changed = {**task.input, "params": {"deeds": deeds}}
-        self._write("UPDATE task SET input = :text WHERE id = :id", text=json.dumps(changed), id=task_id)
+        self._write(
+            "UPDATE task SET input = :text WHERE id = :id", text=json.dumps(changed), id=task_id
+        )
 
     def _write(self, statement: str, **values: Any) -> None:
         # Behind the adapter's back: what only happens to a queue is no method of it.
@@ -394,9 +243,7 @@ class World:
 
     def sweep(self) -> None:
         """Remove what belongs to nobody, as workers do when they start and now and then."""
-        survey = StageSurvey(
-            queue=self.operator, store=self.store, clock=self.clock, min_age_s=0.0
-        )
+        survey = StageSurvey(queue=self.operator, store=self.store, clock=self.clock, min_age_s=0.0)
         for stage in survey.of(REPOSITORY):
             if stage.keep is None:
                 self.store.drop_stage(REPOSITORY, stage.name)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +53,8 @@ Deed = Literal[
     "fifo",
     "hardlink",
     "stray",
+    "thread",
+    "obey",
     "forbidden",
     "print",
     "environment",
@@ -205,6 +208,17 @@ def _stray(order: Order, folder: Path) -> dict[str, Any]:
     return {"pids": [ours.pid, away.pid]}
 
 
+def _thread(order: Order, folder: Path) -> None:
+    """Leave a thread behind that goes on for a long time."""
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+
+
+def _obey(order: Order, folder: Path) -> None:
+    """Wait until the attempt is cancelled, and remove the signal file to show that it was seen."""
+    if current_attempt().cancelled.wait(order.seconds):
+        Path(order.signal_file).unlink()
+
+
 def _print(order: Order, folder: Path) -> None:
     print("to standard output")
     print("to standard error", file=sys.stderr)
@@ -244,6 +258,8 @@ _DEEDS: dict[str, Any] = {
     "fifo": lambda order, folder: os.mkfifo(folder / "pipe"),
     "hardlink": _hardlink,
     "stray": _stray,
+    "thread": _thread,
+    "obey": _obey,
     "forbidden": lambda order, folder: (folder / "x.forbidden").touch(),
     "print": _print,
     "environment": _environment,

@@ -130,6 +130,7 @@ def run_call(call: Call, definition: TaskDefinition, channel: Channel, inbox: In
     )
     workspace = None if call.workspace is None else Path(call.workspace)
     process_id = os.getpid()
+    threads_before = set(threading.enumerate())
     with bind_attempt(attempt, process_wide=True):
         reply = call_body(definition, call.params, workspace)
     if os.getpid() != process_id:
@@ -139,6 +140,9 @@ def run_call(call: Call, definition: TaskDefinition, channel: Channel, inbox: In
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):  # the body may have closed or replaced it
             stream.flush()
+    if isinstance(reply, Returned):
+        threads_left = len(set(threading.enumerate()) - threads_before)
+        reply = reply.model_copy(update={"threads_left": threads_left})
     channel.send(reply)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from perago_worker.attempt.body.child_process import ChildProcess, ChildSpec
-from perago_worker.attempt.body.protocol import Call, Raised
+from perago_worker.attempt.body.protocol import Call, Raised, Returned
 from perago_worker.attempt.body.runner import Died, OnOutput, Reply, Stopped
 from perago_worker.attempt.stop import StopToken
 
@@ -62,6 +62,9 @@ class ProcessBody:
         if isinstance(reply, Stopped):
             self._discard("stopped")
         elif not child.alive or isinstance(reply, Died) or _is_broken(reply):
+            self._discard("ended")
+        elif isinstance(reply, Returned) and reply.threads_left:
+            # They could go on writing to what is about to be checked and published.
             self._discard("ended")
         elif child.calls >= self._spec.max_calls:
             self._discard("recycled")

@@ -71,10 +71,15 @@ class Log(_Message):
 
 
 class Returned(_Message):
-    """The body returned a valid result."""
+    """The body returned a valid result.
+
+    Attributes:
+        threads_left: Threads that the body started and that still run.
+    """
 
     type: Literal["returned"] = "returned"
     result: dict[str, Any]
+    threads_left: int = 0
 
 
 class Raised(_Message):

@@ -385,8 +385,7 @@ class TestFailed:
             (
                 "raise",
                 Code.TASK_EXCEPTION,
-                "task_exception: FileNotFoundError: [Errno 2] No such file or directory: "
-                "'workspace/there is no such file'",
+                "No such file or directory: 'workspace/there is no such file'",
             ),
             ("wrong_result", Code.RESULT_INVALID, "the body did not return what it declares"),
             ("forbidden", Code.POST_GUARD, "*.forbidden"),

@@ -92,7 +92,7 @@ class Works:
         *,
         slots: int = 1,
         make_body: Callable[[], BodyRunner] = lambda: ThreadBody(HELD),
-        idle_wait_s: float = 1.0,
+        idle_wait_s: float = 0.1,
         concurrent_limit: int | None = None,
     ) -> None:
         self.here = here

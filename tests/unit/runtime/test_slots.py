@@ -13,6 +13,7 @@ from perago_worker.attempt.body.thread import ThreadBody
 from perago_worker.attempt.stop import StopCause, StopToken
 from perago_worker.events import AttemptFinished, AttemptStarted, Event, HeartbeatSent
 from perago_worker.models import Lease
+from perago_worker.runtime.heartbeats import Heartbeats
 from perago_worker.runtime.slots import Slot
 from tests.support import PATIENCE_S, Recorder, Rig, eventually, rig
 from tests.unit.runtime.held import HELD, Gate, Works, gate, works
@@ -213,6 +214,27 @@ class TestFailure:
             eventually(lambda: made.pool.free == 1)
             assert made.pool.take(lease(made))
             here.recorder.wait_for(AttemptFinished)
+
+    def test_a_slot_whose_thread_fails_is_not_free_for_a_moment_either(
+        self, tmp_path: Path
+    ) -> None:
+        free: list[bool] = []
+        with rig(tmp_path, recorder=FailingOnce()) as here:
+            slot = Slot(
+                "slot",
+                HELD,
+                tools=here.tools(ThreadBody(HELD)),
+                heartbeats=Heartbeats(clock=here.clock),
+                on_free=lambda: free.append(slot.free),
+            )
+            slot.start()
+            eventually(lambda: slot.free)
+            here.submit(HELD, params={})
+
+            slot.take(here.poll(HELD))
+
+            assert slot.join(PATIENCE_S)
+        assert free == [True, False]
 
     def test_a_slot_that_cannot_warm_up_fails_and_may_be_started_again(self, here: Rig) -> None:
         with works(here, make_body=lambda: Breaking(HELD)) as made:

@@ -205,7 +205,9 @@ class TestDrain:
             worker.wait_for_state("draining")
             assert worker.endpoints[0].readiness() == ["the worker is draining"]
             assert worker.endpoints[0].liveness() == []
-            here.recorder.wait_for(HeartbeatSent, len(here.recorder.of(HeartbeatSent)) + 2)
+            eventually(lambda: worker.works.poller.join(0))
+            # So many that the supervisor has looked up meanwhile.
+            here.recorder.wait_for(HeartbeatSent, len(here.recorder.of(HeartbeatSent)) + 20)
             held.open.set()
 
         assert worker.run(drive, then_end=False) == EXIT_DRAINED

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from perago_worker.attempt.body.child_process import ChildSpec
 from perago_worker.attempt.body.process import child_environment
 from perago_worker.attempt.body.protocol import Call
-from tests.support import ROOT, child_spec
+from perago_worker.attempt.stop import StopCause, StopToken
+from tests.support import ROOT, child_spec, eventually
 
 TASK = """
 from pydantic import BaseModel
@@ -39,3 +43,19 @@ def call(scratch: Path, *, remaining_s: float | None = None, **params: Any) -> C
         scratch=str(scratch),
         remaining_s=remaining_s,
     )
+
+
+@contextmanager
+def stopping(stop: StopToken, when: Callable[[], bool]) -> Iterator[None]:
+    """Give the order to stop, from another thread, once something has come about."""
+
+    def give_order() -> None:
+        eventually(when)
+        stop.trip(StopCause.DRAINED, "the test says so")
+
+    thread = threading.Thread(target=give_order)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -25,7 +24,7 @@ from perago_worker.attempt.body.runner import Died, Reply, Stopped
 from perago_worker.attempt.stop import StopCause, StopToken
 from tests.support import ROOT, child_spec, eventually, is_running
 from tests.unit.attempt.body import obedient as obedient_task
-from tests.unit.attempt.body.authors import authors_module, call
+from tests.unit.attempt.body.authors import authors_module, call, stopping
 
 
 class Child:
@@ -118,22 +117,6 @@ def obedient(warm: Warm, scratch: Path) -> Child:
     """A child that runs the code it is sent."""
     spec = child_spec(obedient_task.NAME, obedient_task.__name__, memory_limit=1 << 30)
     return warm.child(spec, scratch)
-
-
-@contextmanager
-def stopping(stop: StopToken, when: Callable[[], bool]) -> Iterator[None]:
-    """Give the order to stop, from another thread, once something has come about."""
-
-    def give_order() -> None:
-        eventually(when)
-        stop.trip(StopCause.DRAINED, "the test says so")
-
-    thread = threading.Thread(target=give_order)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
 
 
 SHUT = "import socket; socket.socket(fileno=os.dup(CHANNEL)).shutdown(socket.SHUT_WR)"

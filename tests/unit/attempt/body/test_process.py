@@ -14,7 +14,7 @@ from perago_worker.attempt.body.protocol import Raised, Returned
 from perago_worker.attempt.body.runner import Died, Reply, Stopped
 from perago_worker.attempt.stop import StopCause, StopToken
 from tests.support import ROOT, is_running, process_body
-from tests.unit.attempt.body.authors import call
+from tests.unit.attempt.body.authors import call, stopping
 
 
 class Body:
@@ -77,6 +77,23 @@ def test_a_child_that_died_of_its_body_is_replaced(plain: Body) -> None:
     assert isinstance(plain.run("die"), Died)
     assert isinstance(plain.run("nothing"), Returned)
     assert plain.causes == ["start", "ended"]
+
+
+def test_a_child_whose_body_left_a_thread_is_ended_at_once(plain: Body) -> None:
+    """The thread could write to what is about to be checked and published."""
+    assert isinstance(plain.run("thread"), Returned)
+    assert not is_running(plain.pid)
+    assert isinstance(plain.run("nothing"), Returned)
+    assert plain.causes == ["start", "ended"]
+
+
+def test_a_body_sees_that_it_is_cancelled_before_it_is_ended(plain: Body) -> None:
+    begun, stop = plain.scratch / "begun", StopToken()
+    order = call(plain.scratch, do="obey", signal_file=str(begun))
+
+    with stopping(stop, begun.exists):
+        assert plain.body.run(order, stop=stop, on_output=lambda *_: None) == Stopped()
+    assert not begun.exists()
 
 
 def test_a_child_that_died_while_it_waited_is_replaced_unnoticed(plain: Body) -> None:
