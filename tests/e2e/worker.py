@@ -160,9 +160,7 @@ def started_worker(
         process.stdout.close()
 
 
-def submit(
-    config: Path, task: str, params: Mapping[str, Any], *, files: Path | None = None
-) -> str:
+def submit(config: Path, task: str, params: Mapping[str, Any], *, files: Path | None = None) -> str:
     """Queue a task of the probe module on the embedded queue; return its task id.
 
     Args:

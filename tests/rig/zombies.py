@@ -17,6 +17,7 @@ from itertools import product
 from pathlib import Path
 from time import monotonic
 
+from perago_worker.attempt.lease_keeper import BEATS_PER_LEASE
 from tests.rig.history import Finished, Journal, Made, Paused, Started
 from tests.rig.pausing import BODY, paused_body
 from tests.rig.worker_main import Forker, Forkers, WorkerOrder
@@ -40,6 +41,10 @@ SUCCESSORS = {"polled": "step.begun", "published": "call.store.publish.1.after",
 HELD = 0.5
 PAUSES = (HELD, 1.1, 3.0)
 """Lengths of pauses, in response timeouts; the first is too short to lose the lease by."""
+
+LEFT_SHARE = 1 - 1 / BEATS_PER_LEASE
+"""What is left of a lease at least while heartbeats are on time. On a busy machine a pause that
+should have been too short can cost the lease, and there is nothing wrong with that."""
 
 NUDGE_INTERVAL_S = 0.3
 
@@ -133,7 +138,8 @@ class Stage:
         succeeded = len(self._of(Started)) > 1
         self._continue(zombie)
         self._wait(lambda: self._ending() is not None, "end of the zombie's attempt")
-        complaints = self._judge_zombie(succeeded=succeeded)
+        soon = monotonic() < paused_at + self._response_s * LEFT_SHARE
+        complaints = self._judge_zombie(succeeded=succeeded, held=soon)
         # A successor that was never needed, or comes late, may still stop at its own place.
         self._wait(lambda: self._over(successor), "end of the task")
         return [*complaints, *self._end(zombie), *self._end(successor)]
@@ -206,14 +212,13 @@ class Stage:
         assert isinstance(started, Started)
         return next((e for e in self._endings() if e.token == started.token), None)
 
-    def _judge_zombie(self, *, succeeded: bool) -> list[str]:
+    def _judge_zombie(self, *, succeeded: bool, held: bool) -> list[str]:
         ending = self._ending()
         assert ending is not None
         wrong = []
-        if len(self._of(Started)) == 1:
-            if ending.kind != "completed":
-                wrong.append(f"the worker kept its lease and ended as {self.ending()}")
-        elif ending.kind not in (SILENT if succeeded else SILENT | {"completed"}):
+        if held and not succeeded and ending.kind != "completed":
+            wrong.append(f"the worker held its lease and ended as {self.ending()}")
+        if ending.kind not in (SILENT if succeeded else SILENT | {"completed"}):
             wrong.append(f"the zombie ended as {self.ending()}: {ending.reason}")
         body = paused_body(self._case)
         if body is not None and not self._has_made(ending) and is_running(body):
