@@ -1,6 +1,8 @@
 """Signals: the first asks the worker to drain, the second to end now.
 
-Handlers only set events, and are put back when the worker is done.
+Handlers only leave a note for a thread that sets the events, and are put back when the worker is
+done. They set no event themselves: a handler runs in the main thread between any two of its steps,
+also while that thread waits for the event and holds its lock, and then would wait for itself.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from types import FrameType
 
 
@@ -37,9 +40,17 @@ class Shutdown:
     def on_signals(self) -> Iterator[None]:
         """Take SIGTERM and SIGINT as requests to end, within the block. For the main thread."""
 
-        def handle(number: int, _frame: FrameType | None) -> None:
-            self.ask(number)
+        came: SimpleQueue[int | None] = SimpleQueue()  # its `put` may interrupt itself
 
+        def handle(number: int, _frame: FrameType | None) -> None:
+            came.put(number)
+
+        def listen() -> None:
+            while (number := came.get()) is not None:
+                self.ask(number)
+
+        listener = threading.Thread(target=listen, name="signals", daemon=True)
+        listener.start()
         numbers = (signal.SIGTERM, signal.SIGINT)
         before = {number: signal.signal(number, handle) for number in numbers}
         try:
@@ -47,3 +58,5 @@ class Shutdown:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            came.put(None)
+            listener.join()

@@ -16,7 +16,6 @@ import pytest
 from deploy.servers.servers import LakeFSAccess
 from tests.integration.platform import Platform
 from tests.rig.fault_proxy import ACTIONS, FaultProxy, Rule, Sent
-from tests.rig.history import Finished
 from tests.rig.sampling import choose, run_all, tell, time_limit, wanted
 from tests.rig.served import SERVED_SCENES, ServedCase, ServedScene
 from tests.rig.worker_main import Forkers, forkers
@@ -31,8 +30,7 @@ THREADS = 4
 LASTING = {"reset_before", "503", "429"}
 """Actions that are tried three times in a row, too."""
 
-FENCED = ("fenced_replace",)
-UNFENCED = ("first",)
+SCENES = ("first", "fenced_replace")
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def test_no_fault_on_the_wire_breaks_a_promise(
 
     matrix = [
         Case(scene, server, rule)
-        for name in (*UNFENCED, *FENCED)
+        for name in SCENES
         for scene in [SERVED_SCENES[name]]
         for server, sent in watch(scene)
         for rule in rules_of(sent, scene)
@@ -137,7 +135,5 @@ def run_case(case: Case, served: ServedCase) -> list[str]:
     complaints += served.finish()
     if not complaints:
         return []
-    ends = [
-        f"{e.kind} {e.code} {e.reason}" for e in served.journal.read() if isinstance(e, Finished)
-    ]
+    ends = [f"{e.kind} {e.code} {e.reason}" for e in finished(served.journal.read())]
     return [*complaints, *ends, *served.log()]

@@ -31,14 +31,17 @@ class Conduct:
         self._lease = lease
         self._is_holder = is_holder
         self._complain = complain
+        self._asked_of: Lease | None = None
         self._chain: Sequence[CommitInfo] = ()
         self._observed = self._confirmed = self._lost = self._reported = False
 
-    def sent(self, call: str, arguments: Mapping[str, Any]) -> None:
+    def sent(self, call: str, given: Sequence[Any], named: Mapping[str, Any]) -> None:
         """Judge a call that is about to be carried out, now or later."""
         match call:
             case "publish":
-                self._judge_merge(**arguments)
+                self._judge_merge(**named)
+            case "observe":
+                self._asked_of = given[0]
             case "extend" if self._reported:
                 self._complain("a lease was extended after its task was reported")
             case "complete" if self._lost:
@@ -52,9 +55,11 @@ class Conduct:
                 self._chain = answer
                 self._observed = self._confirmed = False
             case "observe":
+                assert self._asked_of is not None
                 self._observed = isinstance(answer, Held)
-                self._lost = not self._observed
-                if self._observed and not self._is_holder(self._lease()):
+                # The attempt may stand for a newer delivery than the one it asked about.
+                self._lost = not self._observed and self._asked_of == self._lease()
+                if self._observed and not self._is_holder(self._asked_of):
                     self._complain("a lease was said to be held that another delivery holds")
             case "extend":
                 self._confirmed = self._observed

@@ -267,8 +267,10 @@ def _transient(fault: Fault, calls: Sequence[Point]) -> Kinds:
         return DONE
     if fault.times != "ever":
         return DONE
-    # Without an extension the lease runs out before the budget of a publication does.
-    return FAILED | {"superseded"} if fault.at.name in BEATS else FAILED
+    if fault.at.name in BEATS and fault.at.nth > 1:
+        return DONE | FAILED | {"superseded"}  # the look right before the report need not succeed
+    # With no heartbeats in the rig, the lease may run out while a call is tried again.
+    return FAILED | {"superseded"}
 
 
 def _lost_merge(fault: Fault, calls: Sequence[Point]) -> Kinds:
@@ -304,7 +306,7 @@ def _slowness(fault: Fault, calls: Sequence[Point]) -> Kinds:
 
 
 def _damage(fault: Fault, calls: Sequence[Point]) -> Kinds:
-    return FAILED if fault.times == "ever" else DONE
+    return FAILED | {"superseded"} if fault.times == "ever" else DONE
 
 
 def _even_twice(fault: Fault, calls: Sequence[Point]) -> Kinds:
@@ -317,7 +319,7 @@ def _lost_lease(fault: Fault, calls: Sequence[Point]) -> Kinds:
     confirmed = _index(calls, "queue.observe")
     at = calls.index(fault.at)
     if confirmed is None:
-        return DONE  # it adopts: nothing is published, and the report is ignored
+        return DONE | {"superseded", "cancelled"}  # it adopts, and looks before it reports
     if at <= confirmed:
         return frozenset({"superseded", "cancelled"})
     return frozenset({"superseded", "cancelled", "failed", "completed"})
@@ -325,13 +327,12 @@ def _lost_lease(fault: Fault, calls: Sequence[Point]) -> Kinds:
 
 def _overtaken(fault: Fault, calls: Sequence[Point]) -> Kinds:
     """The branch itself says no to an attempt that comes after its successor."""
-    if _index(calls, "queue.observe") is None:
-        return DONE | TERMINAL
     published = _index(calls, "store.publish")
-    assert published is not None
+    if published is None:
+        return DONE | TERMINAL | {"superseded"}
     if calls.index(fault.at) <= published:
         return frozenset({"superseded", "cancelled", "terminal", "failed"} | _already(fault))
-    return DONE
+    return DONE | {"superseded"}  # found out right before the report
 
 
 def _already(fault: Fault) -> Kinds:

@@ -166,7 +166,9 @@ class Journal:
         """Return all entries, oldest first."""
         if not self.path.exists():
             return ()
-        return tuple(_parse(line) for line in self.path.read_text().splitlines())
+        # What follows the last line break is a line that is being written at this moment.
+        whole, _, _ = self.path.read_text().rpartition("\n")
+        return tuple(_parse(line) for line in whole.splitlines())
 
 
 def _parse(line: str) -> Entry:

@@ -3,11 +3,14 @@
 `fence.decide`, `fence.adoptable`, `Token`, `Lineage`, `LeaseIdentity` and `Publication` are the
 real ones, called on chains and leases that the model makes up. All around them is abstracted:
 
-- One task with two retries, one branch at the task's input, two workers; a worker that dies comes
-  back at once under another id. A body changes something or nothing, and never fails.
-- An attempt has five steps that others can see: look at the branch before the body (and adopt, go
-  on or give up), look again, confirm the lease, merge, report. Downloads, guards and stages have no
-  part in any decision. A step is one moment, so no call overlaps another one.
+- One task with two retries and at most one rerun, one branch at the task's input, two workers; one
+  that dies comes back at once under another id. A body changes something or nothing, and never
+  fails. States that differ by which worker is which are one: no two deliveries are alike but for
+  their worker.
+- An attempt has six steps that others can see: look at the branch before the body (and adopt, go
+  on or give up), look again, confirm the lease, merge, look at the lease once more, report.
+  Downloads, guards and stages have no part in any decision. A step is one moment, so no call
+  overlaps another one.
 - A commit's content is the set of what made it: runs whose changes it shows, and other people's.
 - Merging compares and swaps, as the embedded store and the hook do. The window of stores that
   cannot is no part of the model.
@@ -91,10 +94,10 @@ class Model:
         for index, attempt in enumerate(state.attempts):
             if attempt is None:
                 yield from _poll(state, index)
-            else:
-                yield from self._attempt(state, index, attempt)
-                if state.faults:
-                    yield "die", _died(state, index)
+                return  # a second one that is idle could do nothing else
+            yield from self._attempt(state, index, attempt)
+            if state.faults:
+                yield "die", _died(state, index)
 
     def _outside(self, state: State) -> Moves:
         record = state.record
@@ -134,6 +137,8 @@ class Model:
                 yield "confirm", _with(state, index, after)
             case At.MERGE:
                 yield from _merge(state, index, attempt)
+            case At.REQUIRE:
+                yield from _require(state, index, attempt)
             case At.REPORT:
                 yield from _report(state, index, attempt)
 
@@ -147,7 +152,7 @@ class Model:
             end = _end_of(state.record, above[0].by.task)
             if self.adoptable(state.branch, lease, attempt.uuid, end):
                 found = Report(lease.task, "completed", commit, above[0].content)
-                yield "adopt", _with(state, index, attempt._replace(at=At.REPORT, report=found))
+                yield "adopt", _with(state, index, attempt._replace(at=At.REQUIRE, report=found))
                 return
         ran = state._replace(runs=state.runs + 1)
         for shows in (frozenset({f"r{state.runs}"}), Content()):
@@ -189,6 +194,15 @@ def _merge(state: State, index: int, attempt: Attempt) -> Moves:
         if landed:
             done = merged._replace(faults=state.faults - 1)
             yield "merge unanswered", _with(done, index, unsure)
+
+
+def _require(state: State, index: int, attempt: Attempt) -> Moves:
+    """Look at the lease before reporting; nothing learnt is no reason not to report."""
+    goes_on = attempt._replace(at=At.REPORT)
+    held = _is_held(state.record, attempt.lease)
+    yield "require", _with(state, index, goes_on if held else None)
+    if state.faults:
+        yield "require unanswered", _with(state._replace(faults=state.faults - 1), index, goes_on)
 
 
 def _report(state: State, index: int, attempt: Attempt) -> Moves:
@@ -252,7 +266,7 @@ def _reporting(
 ) -> Attempt:
     shows = attempt.shows or frozenset()
     report = Report(attempt.lease.task, kind, output, shows)
-    return attempt._replace(at=At.REPORT, merge=None, report=report)
+    return attempt._replace(at=At.REQUIRE, merge=None, report=report)
 
 
 def _reported(state: State, report: Report) -> State:
@@ -300,6 +314,9 @@ def _end_of(record: Record, task: int) -> TaskEnd:
 
 def _with(state: State, index: int, attempt: Attempt | None) -> State:
     attempts = tuple(attempt if i == index else each for i, each in enumerate(state.attempts))
+    if attempts[0] is None and attempts[1] is not None:
+        # Which of the two is called first means nothing: half of the states are the other half.
+        return state._replace(attempts=attempts[::-1], workers=state.workers[::-1])
     return state._replace(attempts=attempts)
 
 

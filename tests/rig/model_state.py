@@ -21,6 +21,7 @@ class At(Enum):
     LOOK = "look"
     CONFIRM = "confirm"
     MERGE = "merge"
+    REQUIRE = "require"
     REPORT = "report"
 
 

@@ -8,8 +8,9 @@ and every call can be lost, delayed, or be the last thing its process does.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
+from functools import partial
 from typing import Any, Protocol, cast
 
 from perago_worker.errors import PublishUnknown, QueueUnavailable, StoreUnavailable
@@ -125,8 +126,8 @@ def pause_here(at: str) -> Fate:
 class Watcher(Protocol):
     """Is told of the calls a stepper makes."""
 
-    def sent(self, call: str, arguments: Mapping[str, Any]) -> None:
-        """Take note of a call and its keyword arguments, whatever becomes of it."""
+    def sent(self, call: str, given: Sequence[Any], named: Mapping[str, Any]) -> None:
+        """Take note of a call and its arguments, whatever becomes of it."""
 
     def answered(self, call: str, answer: object) -> None:
         """Take note of an answer that arrived."""
@@ -157,7 +158,7 @@ class Steered:
             stepper = _here.stepper
             if stepper is None:
                 return found(*args, **kwargs)
-            return self._carry_out(stepper, name, lambda: found(*args, **kwargs), kwargs)
+            return self._carry_out(stepper, name, partial(found, *args, **kwargs))
 
         return call
 
@@ -165,15 +166,14 @@ class Steered:
         self,
         stepper: Stepper,
         name: str,
-        act: Callable[[], object],
-        arguments: Mapping[str, Any],
+        act: partial[object],
     ) -> object:
         if stepper.dead:
             raise Killed
         fate = stepper.pause(name)
         if stepper.dead or fate is Fate.DIE_BEFORE:
             raise Killed
-        self._watcher.sent(name, arguments)
+        self._watcher.sent(name, act.args, act.keywords)
         if fate is Fate.LOSE_CALL:
             raise self._error(name)
         if fate is Fate.HOLD:

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from perago_worker.runtime.shutdown import Shutdown
-from tests.support import eventually
+from tests.support import PATIENCE_S, eventually
 
 
 def test_nothing_is_asked_for_at_first() -> None:
@@ -51,3 +51,15 @@ def test_handlers_are_put_back_after_a_failure() -> None:
         raise ValueError("within")
 
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_in_the_middle_of_waiting_is_taken() -> None:
+    """The main thread holds the event's lock for a moment in every wait, also when it is called."""
+    shutdown = Shutdown()
+
+    with shutdown.on_signals():
+        with shutdown.drain._cond:  # type: ignore[attr-defined] # as `wait` does
+            signal.raise_signal(signal.SIGTERM)
+        assert shutdown.drain.wait(PATIENCE_S)
+
+    assert shutdown.signal_number == signal.SIGTERM
