@@ -39,7 +39,6 @@ class Shutdown:
     @contextmanager
     def on_signals(self) -> Iterator[None]:
         """Take SIGTERM and SIGINT as requests to end, within the block. For the main thread."""
-
         came: SimpleQueue[int | None] = SimpleQueue()  # its `put` may interrupt itself
 
         def handle(number: int, _frame: FrameType | None) -> None:

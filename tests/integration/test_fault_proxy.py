@@ -16,6 +16,7 @@ import pytest
 from deploy.servers.servers import LakeFSAccess
 from tests.integration.platform import Platform
 from tests.rig.fault_proxy import ACTIONS, FaultProxy, Rule, Sent
+from tests.rig.kill_points import finished
 from tests.rig.sampling import choose, run_all, tell, time_limit, wanted
 from tests.rig.served import SERVED_SCENES, ServedCase, ServedScene
 from tests.rig.worker_main import Forkers, forkers
