@@ -70,11 +70,6 @@ class Worker:
         os.close(descriptor)
         self.queue.close()
 
-    def close(self) -> None:
-        """End in good order; every attempt has ended."""
-        self.directories.close()
-        self.queue.close()
-
 
 class Running:
     """One attempt in a stepper."""
