@@ -267,8 +267,8 @@ def _transient(fault: Fault, calls: Sequence[Point]) -> Kinds:
         return DONE
     if fault.times != "ever":
         return DONE
-    if fault.at.name in BEATS and fault.at.nth > 1:
-        return DONE | FAILED | {"superseded"}  # the look right before the report need not succeed
+    if _is_last_look(fault, calls):
+        return DONE  # it is a courtesy to the successor, if there is one
     # With no heartbeats in the rig, the lease may run out while a call is tried again.
     return FAILED | {"superseded"}
 
@@ -289,7 +289,7 @@ def _refusal(fault: Fault, calls: Sequence[Point]) -> Kinds:
 
 
 def _bug(fault: Fault, calls: Sequence[Point]) -> Kinds:
-    if fault.at.name in {"queue.complete", "store.drop_stage"}:
+    if fault.at.name in {"queue.complete", "store.drop_stage"} or _is_last_look(fault, calls):
         return RAISED
     return FAILED
 
@@ -348,6 +348,12 @@ def _moved_head(fault: Fault, calls: Sequence[Point]) -> Kinds:
     if published is None:
         return DONE if at > looked else TERMINAL
     return TERMINAL if at <= published else DONE
+
+
+def _is_last_look(fault: Fault, calls: Sequence[Point]) -> bool:
+    """Whether it is at the look at the lease right before the report."""
+    after = calls[calls.index(fault.at) + 1 :]
+    return fault.at.name == "queue.observe" and after[0].name == "queue.complete"
 
 
 def _index(calls: Sequence[Point], name: str) -> int | None:
