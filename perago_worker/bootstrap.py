@@ -250,7 +250,7 @@ def build_supervisor(
     shutdown = Shutdown()
     heartbeats = Heartbeats(clock=clock)
     registry = CollectorRegistry()
-    slots = {d.name: config.task(d.name).concurrency for d in definitions}
+    slots = {d.name: slot_count(config, d) for d in definitions}
     services = ["heartbeats", "janitor", *(f"poller {name}" for name in slots)]
     metrics = Metrics(registry, slots=slots, steps=STEP_NAMES, codes=tuple(Code), services=services)
     seen = SeenRepositories()
@@ -279,14 +279,13 @@ def build_supervisor(
             queue=queue,
             pool=SlotPool(
                 definition,
-                size=task.concurrency,
+                size=slots[definition.name],
                 make_tools=make_tools,
                 heartbeats=heartbeats,
                 clock=clock,
             ),
             domain=task.domain,
             idle_wait_s=LOCAL_POLL_WAIT_S if is_local else MAX_POLL_WAIT_S,
-            concurrent_limit=definition.controls.limits.concurrent_exec_limit,
             clock=clock,
             listener=listener,
         )
@@ -314,6 +313,17 @@ def build_supervisor(
             listener=listener,
         ),
     )
+
+
+def slot_count(config: WorkerConfig, definition: TaskDefinition) -> int:
+    """Return how many attempts of a task may run here at once.
+
+    Slots beyond the task's limit would be of no use: Conductor postpones what is polled for them by
+    a minute.
+    """
+    limit = definition.controls.limits.concurrent_exec_limit  # 0 is none, too
+    concurrency = config.task(definition.name).concurrency
+    return min(concurrency, limit) if limit else concurrency
 
 
 def _attempt_settings(config: WorkerConfig, definition: TaskDefinition) -> AttemptSettings:

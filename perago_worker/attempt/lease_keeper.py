@@ -101,7 +101,7 @@ class LeaseKeeper:
         self._claim = threading.Lock()
         self._over = False
         self._lost = False
-        self._uncertain = False
+        self._uncertain_since: float | None = None
         self._lost_code = Code.SUPERSEDED
         self.times = KeeperTimes.of(lease, heartbeat_interval_s=heartbeat_interval_s)
         self.stop = stop
@@ -189,8 +189,10 @@ class LeaseKeeper:
             self._queue.extend(lease)
         except (QueueUnavailable, QueueRefused) as error:
             # The extension may still land, even after the attempt has reported: see `complete`.
-            self._uncertain = True
+            self._uncertain_since = self._clock.now()
             return "error", str(error)
+        if self._uncertain_since is not None and sent_at - self._uncertain_since >= SETTLE_S:
+            self._uncertain_since = None  # it has landed by now, or never will
         self._confirmed_at = sent_at
         return "held", ""
 
@@ -245,7 +247,7 @@ class LeaseKeeper:
             except QueueRefused:
                 self._over = False  # something else may be reported instead
                 raise
-            if answered and self._uncertain:
+            if answered and self._uncertain_since is not None:
                 self._read_back(outcome, request_timeout_s)
         return answered
 
@@ -255,7 +257,7 @@ class LeaseKeeper:
             try:
                 self._queue.complete(self._lease, outcome, timeout_s=request_timeout_s)
             except QueueUnavailable:
-                self._uncertain = True
+                self._uncertain_since = self._clock.now()
             else:
                 return True
             if self._clock.wait(self._shut_down, wait_s) or self._clock.now() > give_up_at:

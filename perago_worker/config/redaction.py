@@ -37,6 +37,10 @@ _PATTERNS = (
     ),
 )
 
+_SUSPICIOUS = re.compile(r"[=:]|AKIA|ASIA|eyJ")
+"""Is in every text that one of the patterns could match. Most of what is logged are ids and plain
+words: one search over them in place of one for each pattern is a tenth of the worker's time."""
+
 _SECRET_NAME = re.compile(
     r"(?i)^((?:x-)?authorization|.*password|.*passwd|.*secret|.*secret_access_key|.*access_token)$"
 )
@@ -58,6 +62,8 @@ class Redactor:
         """Return `text` without secrets."""
         if self._known:
             text = self._known.sub(HIDDEN, text)
+        if not _SUSPICIOUS.search(text):
+            return text
         for pattern, replacement in _PATTERNS:
             text = pattern.sub(replacement, text)
         return text

@@ -44,7 +44,6 @@ class Poller(ThreadService):
         pool: SlotPool,
         domain: str | None,
         idle_wait_s: float,
-        concurrent_limit: int | None,
         clock: Clock,
         listener: Listener,
     ) -> None:
@@ -52,8 +51,6 @@ class Poller(ThreadService):
 
         Args:
             idle_wait_s: How long the server may hold a poll open while there is no work.
-            concurrent_limit: The task definition's `concurrentExecLimit`. Conductor postpones what
-                is polled beyond it by a minute.
         """
         super().__init__(f"poller {task_type}", clock=clock)
         self.task_type = task_type
@@ -61,7 +58,6 @@ class Poller(ThreadService):
         self._queue = queue
         self._idle_wait_s = min(idle_wait_s, MAX_POLL_WAIT_S)
         self.domain = domain
-        self._limit = concurrent_limit or len(pool.slots)
         self._listener = listener
         self._backoff = Backoff(first_s=0.5, cap_s=30.0)
         self.idle = False
@@ -80,12 +76,9 @@ class Poller(ThreadService):
             self.tick()
             if not self.pool.wait_free(LONGEST_WAIT_S):
                 continue
-            count = min(self.pool.free, self._limit - self.pool.busy, MAX_BATCH)
-            if count < 1:
-                self._clock.wait(self.stopping, LONGEST_WAIT_S)
-                continue
             if self.stopping.is_set():
                 return
+            count = min(self.pool.free, MAX_BATCH)
             leases = self._poll(count, 0.0) if backlog else self._poll(1, self._idle_wait_s)
             if leases is None:
                 continue

@@ -31,6 +31,10 @@ FRESH_POLL_S = 60.0
 MAX_FAILURES = 5
 """A service that ends by itself more often than this ends the worker."""
 
+FORGIVEN_S = 600.0
+"""A service that has worked for this long has its failures forgotten: a few in months are no reason
+to end."""
+
 POLL_END_S = 30.0
 """How long a poll in flight may take to end when the worker stops."""
 
@@ -57,10 +61,11 @@ class Endpoint(Protocol):
 
 @dataclass
 class _Restarts:
-    """How often a service has failed, and when it is to be started again."""
+    """How often a service has failed lately, when it is to be started again, and when it was."""
 
     failures: int = 0
     due: float | None = None
+    started_at: float = 0.0
     backoff: Backoff = field(default_factory=lambda: Backoff(first_s=1.0, cap_s=30.0))
 
 
@@ -147,10 +152,12 @@ class Supervisor:
     def _restart_failed(self) -> bool:
         """Start services that ended by themselves; return False when one does so too often."""
         for service in self._services:
-            restarts = self._restarts.setdefault(service.name, _Restarts())
             if service.failure is None:
                 continue
+            restarts = self._restarts.setdefault(service.name, _Restarts())
             if restarts.due is None:
+                if self._clock.now() - restarts.started_at >= FORGIVEN_S:
+                    restarts = self._restarts[service.name] = _Restarts()
                 restarts.failures += 1
                 hopeless = restarts.failures > MAX_FAILURES
                 wait_s = None if hopeless else restarts.backoff.next_wait()
@@ -160,6 +167,7 @@ class Supervisor:
                 restarts.due = self._clock.now() + wait_s
             elif self._clock.now() >= restarts.due:
                 restarts.due = None
+                restarts.started_at = self._clock.now()
                 service.start()
         return True
 
@@ -236,4 +244,6 @@ class Supervisor:
         if poller.polled_at is None:
             return "has not polled yet"
         age = self._clock.now() - poller.polled_at
-        return f"last polled {age:.0f} s ago" if age > FRESH_POLL_S and poller.pool.free else ""
+        if age <= FRESH_POLL_S or poller.pool.busy == len(poller.pool.slots):
+            return ""
+        return f"last polled {age:.0f} s ago"

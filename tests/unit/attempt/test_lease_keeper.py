@@ -16,6 +16,7 @@ from perago_worker.attempt.codes import Code
 from perago_worker.attempt.lease_keeper import (
     GIVE_BACK_TRIES,
     MARGIN_SHARE,
+    SETTLE_S,
     KeeperTimes,
     LeaseKeeper,
 )
@@ -311,6 +312,21 @@ class TestComplete:
         assert here.queue.calls("complete") == undone + 1
         assert here.task(lease.task_id).status == "COMPLETED"
         assert here.queue.calls("extend") == 1
+
+    @pytest.mark.parametrize(("later_s", "looks"), [(SETTLE_S, 0), (SETTLE_S / 2, 1)])
+    def test_it_is_not_read_back_once_an_unclear_heartbeat_has_settled(
+        self, here: Rig, keeper: LeaseKeeper, clock: SteadyClock, later_s: float, looks: int
+    ) -> None:
+        """One lost answer in hours is no reason to look after every later report."""
+        here.queue.before("extend", raising(AWAY), nth=1)
+        keeper.beat(due=0)
+        clock.advance(later_s)
+        assert keeper.beat(due=0) == "held"
+        before = here.queue.calls("observe")
+
+        assert keeper.complete(DONE, request_timeout_s=5)
+
+        assert here.queue.calls("observe") - before == looks
 
     @pytest.mark.parametrize("error", [AWAY, REFUSED])
     def test_reading_it_back_may_fail(

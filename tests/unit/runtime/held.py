@@ -93,7 +93,6 @@ class Works:
         slots: int = 1,
         make_body: Callable[[], BodyRunner] = lambda: ThreadBody(HELD),
         idle_wait_s: float = 0.1,
-        concurrent_limit: int | None = None,
     ) -> None:
         self.here = here
         self.heartbeats = Heartbeats(clock=here.clock)
@@ -110,7 +109,6 @@ class Works:
             pool=self.pool,
             domain=None,
             idle_wait_s=idle_wait_s,
-            concurrent_limit=concurrent_limit,
             clock=here.clock,
             listener=here.recorder,
         )

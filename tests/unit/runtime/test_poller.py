@@ -111,20 +111,6 @@ class TestModes:
             here.recorder.wait_for(AttemptFinished)
         assert polls(here)[0] == (MAX_BATCH, 0.0)
 
-    def test_no_more_run_than_the_task_may_at_once(self, here: Rig, held: Gate) -> None:
-        """What is polled beyond the limit, Conductor holds back for a minute."""
-        with works(here, slots=3, concurrent_limit=2) as made:
-            for _ in range(3):
-                made.submit(gate="gate")
-            made.start()
-            held.wait_begun()
-            held.wait_begun()
-            assert polls(here)[0] == (2, 0.0)
-            assert made.pool.busy == 2
-            held.open.set()
-            here.recorder.wait_for(AttemptFinished, 3)
-        assert all(count <= 2 for count, _ in polls(here))
-
 
 class Hasty(Faulty):
     """A server that does not wait, whatever it is asked."""

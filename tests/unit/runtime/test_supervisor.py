@@ -20,6 +20,7 @@ from perago_worker.events import (
     ServiceFailed,
     StateChanged,
 )
+from perago_worker.ports import Clock
 from perago_worker.runtime.heartbeats import Heartbeats
 from perago_worker.runtime.poller import Poller
 from perago_worker.runtime.service import ThreadService
@@ -27,6 +28,7 @@ from perago_worker.runtime.shutdown import Shutdown
 from perago_worker.runtime.supervisor import (
     EXIT_DRAINED,
     EXIT_FAILED,
+    FORGIVEN_S,
     FRESH_POLL_S,
     MAX_FAILURES,
     STALL_S,
@@ -35,7 +37,7 @@ from perago_worker.runtime.supervisor import (
 )
 from tests.clocks import ManualClock
 from tests.support import PATIENCE_S, HastyClock, Rig, eventually, raising, rig
-from tests.unit.runtime.held import Gate, Works, gate
+from tests.unit.runtime.held import HELD, Gate, Works, gate
 
 
 class Endpoint:
@@ -120,6 +122,9 @@ class Worker:
 
     def wait_for_state(self, state: str) -> None:
         eventually(lambda: self.supervisor.state == state, f"it is {self.supervisor.state}")
+
+    def has_stopped(self) -> bool:
+        return self.supervisor.state == "stopped"
 
     def wait_finished(self, count: int = 1) -> list[AttemptFinished]:
         return self.here.recorder.wait_for(AttemptFinished, count)
@@ -285,6 +290,16 @@ class TestDrain:
         assert [event.reported for event in here.recorder.of(AttemptFinished)] == [False]
 
 
+def step(clock: ManualClock, until: Callable[[], bool]) -> None:
+    """Let time pass, a second at a time, until something has happened."""
+
+    def look() -> bool:
+        clock.advance(1)
+        return until()
+
+    eventually(look)
+
+
 class Failing(ThreadService):
     """Fails as often as it is told to, then works until it is stopped."""
 
@@ -297,6 +312,27 @@ class Failing(ThreadService):
         self.runs += 1
         if self.runs <= self._failures:
             raise ValueError(f"failure {self.runs}")
+        self.stopping.wait()
+
+
+class Relapsing(ThreadService):
+    """Fails as often as it may, works, fails once more when it is told to, and works again."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__("relapsing", clock=clock)
+        self.working = threading.Event()
+        self.fails = threading.Event()
+        self.recovered = threading.Event()
+        self._runs = 0
+
+    def run(self) -> None:
+        self._runs += 1
+        if self._runs == MAX_FAILURES + 1:
+            self.working.set()
+            assert self.fails.wait(PATIENCE_S)
+        if self._runs <= MAX_FAILURES + 1:
+            raise ValueError(f"failure {self._runs}")
+        self.recovered.set()
         self.stopping.wait()
 
 
@@ -320,15 +356,38 @@ class TestDeadParts:
         assert all(event.restart_in_s is not None for event in events)
         assert "ValueError: failure 1" in events[0].error
 
-    def test_a_part_that_keeps_failing_ends_the_worker(self, hasty: Rig) -> None:
+    def test_a_part_that_keeps_failing_ends_the_worker(self, tmp_path: Path) -> None:
+        clock = ManualClock()
         part = Failing(1000)
-        worker = Worker(hasty, polling=False, janitor=part)
+        with rig(tmp_path, clock=clock) as here:
+            worker = Worker(here, polling=False, janitor=part)
 
-        assert worker.supervisor.run() == EXIT_FAILED
+            code = worker.run(lambda: step(clock, worker.has_stopped), then_end=False)
 
-        assert part.runs == MAX_FAILURES + 1
-        assert hasty.recorder.of(ServiceFailed)[-1].restart_in_s is None
-        assert states(hasty)[-2:] == ["draining", "stopped"]
+            assert code == EXIT_FAILED
+            assert part.runs == MAX_FAILURES + 1
+            assert here.recorder.of(ServiceFailed)[-1].restart_in_s is None
+            assert states(here)[-2:] == ["draining", "stopped"]
+
+    @pytest.mark.parametrize(("worked_s", "code"), [(FORGIVEN_S, EXIT_DRAINED), (0, EXIT_FAILED)])
+    def test_failures_of_long_ago_are_forgiven(
+        self, tmp_path: Path, worked_s: float, code: int
+    ) -> None:
+        """A worker of months must not end over its sixth mishap."""
+        clock = ManualClock()
+        part = Relapsing(clock)
+        with rig(tmp_path, clock=clock) as here:
+            worker = Worker(here, polling=False, janitor=part)
+
+            def drive() -> None:
+                step(clock, part.working.is_set)
+                clock.advance(worked_s)
+                part.fails.set()
+                step(clock, lambda: part.recovered.is_set() or worker.has_stopped())
+                worker.shutdown.ask()
+                step(clock, worker.has_stopped)
+
+            assert worker.run(drive, then_end=False) == code
 
     def test_a_poller_that_fails_polls_again(self, here: Rig) -> None:
         worker = Worker(here)
@@ -405,6 +464,26 @@ class TestProbes:
 
         assert worker.supervisor.readiness() == reasons
         worker.works.stop()
+
+    def test_a_worker_whose_slots_have_failed_is_not_ready(
+        self, manual: Rig, clock: ManualClock, held: Gate
+    ) -> None:
+        """While all slots are at work nobody polls, and that is as it should be."""
+        worker = Worker(manual)
+        worker.works.start_slots()
+        worker.supervisor.state = "running"
+        worker.works.submit(gate="gate")
+        assert worker.works.pool.take(manual.poll(HELD))
+        worker.works.poller.polled_at = clock.now()
+        clock.advance(FRESH_POLL_S + 1)
+        assert worker.supervisor.readiness() == []
+
+        held.open.set()
+        eventually(lambda: worker.works.pool.free == 1)
+        worker.works.stop()
+        assert worker.works.pool.free == 0
+
+        assert worker.supervisor.readiness() == ["held.task: last polled 61 s ago"]
 
     def test_a_server_that_is_down_is_no_reason_to_restart(self, here: Rig) -> None:
         worker = Worker(here)
