@@ -25,8 +25,9 @@ from perago_worker.attempt.fence import (
     short,
 )
 from perago_worker.attempt.lease_keeper import LeaseKeeper
+from perago_worker.attempt.scan import open_regular
 from perago_worker.attempt.transfer import DigestingReader, for_each
-from perago_worker.attempt.workspace import Changes, Workspace, open_regular
+from perago_worker.attempt.workspace import Changes, Workspace
 from perago_worker.errors import (
     AttemptError,
     HeadMoved,

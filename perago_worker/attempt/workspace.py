@@ -8,18 +8,14 @@ modification time long past, so that a write within the clock's granularity stil
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
 
 from perago_worker.attempt.backoff import Retry
 from perago_worker.attempt.codes import Code
 from perago_worker.attempt.keys import (
-    MAX_KEY_BYTES,
     KeyRefused,
     is_reserved,
     key_prefix,
@@ -27,43 +23,16 @@ from perago_worker.attempt.keys import (
     relative_path,
     show,
 )
+from perago_worker.attempt.layout import Layout
+from perago_worker.attempt.listing import Listing
+from perago_worker.attempt.manifest import DOWNLOADED_MTIME_NS, FileState, Manifest
+from perago_worker.attempt.scan import open_regular, scan
 from perago_worker.attempt.transfer import DigestingWriter, for_each
-from perago_worker.errors import (
-    RetryableAttemptError,
-    StoreUnavailable,
-    TerminalAttemptError,
-)
+from perago_worker.errors import StoreUnavailable, TerminalAttemptError
 from perago_worker.models import ObjectInfo
 from perago_worker.ports import WorkspaceStore
 
-DOWNLOADED_MTIME_NS = 946_684_800 * 10**9
-"""2000-01-01, the modification time of every downloaded file."""
-
 HASH_CHUNK_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class FileState:
-    """What `lstat` and the checksum said of a file when it was downloaded."""
-
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
-    checksum: str
-
-    def unchanged(self, found: os.stat_result) -> bool:
-        """Whether the file has certainly not been written since."""
-        return (self.size, self.mtime_ns, self.ctime_ns, self.inode) == (
-            found.st_size,
-            found.st_mtime_ns,
-            found.st_ctime_ns,
-            found.st_ino,
-        )
-
-
-Manifest = dict[str, FileState]
-"""Workspace path -> state at download."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +103,9 @@ class Workspace:
 
     def _files(self, commit: str, limits: Limits, retry: Retry) -> Iterator[tuple[str, ObjectInfo]]:
         """Yield what to download; make directories on the way, before any file in them is begun."""
-        layout = _Layout(self.directory)
+        layout = Layout(self.directory)
         total = 0
-        listing = _Listing(partial(self._store.list, self._repository, commit, self._prefix))
+        listing = Listing(partial(self._store.list, self._repository, commit, self._prefix))
         listed = iter(lambda: retry(listing.next), None)
         objects = (info for info in listed if not is_reserved(info.key))
         for count, info in enumerate(objects, start=1):
@@ -164,7 +133,7 @@ class Workspace:
             part.rename(target)
         finally:
             part.unlink(missing_ok=True)
-        return _state(target.lstat(), checksum)
+        return FileState.of(target.lstat(), checksum)
 
     def _fetch_verified(self, commit: str, info: ObjectInfo, part: Path) -> str:
         """Read the object, twice if its checksum is not the listed one; return its own checksum.
@@ -198,7 +167,7 @@ class Workspace:
             RetryableAttemptError: Something that cannot be published: a symbolic link, a socket, a
                 device, a hard link to a file outside, or a name that cannot be a key.
         """
-        found = dict(scan(self.directory, self._prefix))
+        found = scan(self.directory, self._prefix, known=self.manifest)
         written = {
             path: state.st_size for path, state in found.items() if self._written(path, state)
         }
@@ -226,169 +195,5 @@ class Workspace:
         return object_key(path, self._prefix)
 
 
-class _Listing:
-    """A commit's listing, which goes on where it was when the store did not answer half-way."""
-
-    def __init__(self, begin: Callable[[], Iterator[ObjectInfo]]) -> None:
-        self._begin = begin
-        self._entries: Iterator[ObjectInfo] | None = None
-        self._seen = 0
-
-    def next(self) -> ObjectInfo | None:
-        """Return the next object, None at the end; may be called again after it has failed."""
-        if self._entries is None:
-            # What a commit lists never changes, so what was seen is known by its number.
-            self._entries = islice(self._begin(), self._seen, None)
-        try:
-            info = next(self._entries, None)
-        except StoreUnavailable:
-            self._entries = None  # an iterator that has raised is at its end
-            raise
-        self._seen += info is not None
-        return info
-
-
-class _Layout:
-    """Makes directories, and finds keys that ask for a file and a directory of the same name."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._files: set[str] = set()
-        self._folders: set[str] = {""}
-
-    def place(self, path: str, info: ObjectInfo) -> bool:
-        """Prepare for one object; return whether it is a file rather than a directory marker."""
-        is_marker = not path or path.endswith("/")
-        if is_marker and info.size:
-            raise KeyRefused(
-                f"object key {show(info.key)} cannot be a file: it ends in '/' and holds "
-                f"{info.size} bytes"
-            )
-        folder = path.rstrip("/") if is_marker else path.rpartition("/")[0]
-        self._ensure_folder(folder, info)
-        if is_marker:
-            return False
-        if path in self._folders:
-            raise _both(info, path)
-        self._files.add(path)
-        return True
-
-    def _ensure_folder(self, folder: str, info: ObjectInfo) -> None:
-        if folder in self._folders:
-            return
-        parent = folder.rpartition("/")[0]
-        self._ensure_folder(parent, info)
-        if folder in self._files:
-            raise _both(info, folder)
-        (self._root / folder).mkdir()
-        self._folders.add(folder)
-
-
-def _both(info: ObjectInfo, path: str) -> KeyRefused:
-    return KeyRefused(
-        f"object key {show(info.key)} cannot be a file: {show(path)} would be a file and a "
-        "directory at once"
-    )
-
-
 def _damaged(info: ObjectInfo, what: str) -> StoreUnavailable:
     return StoreUnavailable(f"object {show(info.key)} arrived damaged: {what}")
-
-
-def _state(found: os.stat_result, checksum: str) -> FileState:
-    return FileState(
-        size=found.st_size,
-        mtime_ns=found.st_mtime_ns,
-        ctime_ns=found.st_ctime_ns,
-        inode=found.st_ino,
-        checksum=checksum,
-    )
-
-
-def scan(root: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield workspace path and `lstat` of every regular file below `root`.
-
-    Raises:
-        RetryableAttemptError: Something that cannot be published is in the way; names it.
-    """
-    links: dict[int, int] = {}
-    linked: dict[int, tuple[str, int]] = {}
-    for path, entry in _walk(root):
-        state = entry.stat(follow_symlinks=False)
-        kind = _special_kind(state.st_mode)
-        if kind:
-            raise _file_refused(f"file {show(path)} cannot be published: it is a {kind}")
-        try:
-            object_key(path, prefix)
-        except KeyRefused as refused:
-            raise _file_refused(str(refused)) from refused
-        if state.st_nlink > 1:
-            links[state.st_ino] = links.get(state.st_ino, 0) + 1
-            linked[state.st_ino] = (path, state.st_nlink)
-        yield path, state
-    for inode, (path, count) in linked.items():
-        if links[inode] != count:
-            raise _file_refused(
-                f"file {show(path)} cannot be published: it is a hard link to a file outside the "
-                "workspace; copy the file instead"
-            )
-
-
-def _walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    # A stack and no recursion: a body can nest directories deeper than the interpreter calls.
-    folders = [""]
-    while folders:
-        folder = folders.pop()
-        if len(os.fsencode(folder)) > MAX_KEY_BYTES:
-            raise _file_refused(
-                f"directory {show(folder)} cannot be published: its path is too long"
-            )
-        with os.scandir(root / folder) as entries:
-            found = list(entries)  # nothing is left open when the caller stops half-way
-        for entry in found:
-            path = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(path)
-            else:
-                yield path, entry
-
-
-def _special_kind(mode: int) -> str:
-    if stat.S_ISREG(mode):
-        return ""
-    if stat.S_ISLNK(mode):
-        return "symbolic link; write a regular file instead"
-    if stat.S_ISFIFO(mode):
-        return "named pipe"
-    if stat.S_ISSOCK(mode):
-        return "socket"
-    return "device"
-
-
-def _file_refused(reason: str) -> RetryableAttemptError:
-    return RetryableAttemptError(Code.FILE_REFUSED, reason)
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading, unless it has become something else than a regular file.
-
-    Raises:
-        RetryableAttemptError: It is gone, or a link or special file stands in its place.
-    """
-    try:
-        # O_NONBLOCK: a named pipe put in the file's place must not hold the attempt for ever.
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise _changed_meanwhile(path, error.strerror or "unreadable") from error
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return os.fdopen(fd, "rb")
-    os.close(fd)
-    raise _changed_meanwhile(path, "not a regular file any more")
-
-
-def _changed_meanwhile(path: Path, what: str) -> RetryableAttemptError:
-    return RetryableAttemptError(
-        Code.WORKSPACE_CHANGED,
-        f"file {show(path.name)} changed while it was being published: {what}. "
-        "Nothing may write to the workspace once the body has returned.",
-    )

@@ -18,7 +18,7 @@ from perago_worker.adapters.local import queue as local_queue
 from perago_worker.adapters.local.store import LocalStore
 from perago_worker.adapters.local.store_git import commit_info, find_commit
 from perago_worker.adapters.local.store_stage import add_commit
-from perago_worker.attempt import fence, publish, workspace
+from perago_worker.attempt import fence, layout, publish, workspace
 from perago_worker.attempt.codes import Code
 from perago_worker.attempt.fence import Decision, PublishOn, Replace
 from perago_worker.attempt.lease_keeper import BeatResult, LeaseKeeper
@@ -241,7 +241,7 @@ def any_key(patch: Patch) -> None:
         return True
 
     patch.setattr(workspace, "relative_path", lambda key, prefix: key.removeprefix(prefix))
-    patch.setattr(workspace._Layout, "place", place)
+    patch.setattr(layout.Layout, "place", place)
 
 
 def no_checksums(patch: Patch) -> None:

@@ -16,14 +16,9 @@ from perago_worker.attempt.backoff import Retry
 from perago_worker.attempt.codes import Code
 from perago_worker.attempt.directories import remove_tree
 from perago_worker.attempt.keys import show
-from perago_worker.attempt.workspace import (
-    DOWNLOADED_MTIME_NS,
-    Changes,
-    Limits,
-    Workspace,
-    open_regular,
-    scan,
-)
+from perago_worker.attempt.manifest import DOWNLOADED_MTIME_NS
+from perago_worker.attempt.scan import open_regular, scan
+from perago_worker.attempt.workspace import Changes, Limits, Workspace
 from perago_worker.errors import (
     NotFound,
     RetryableAttemptError,
@@ -380,7 +375,7 @@ class TestChanges:
             found = path.lstat()
             fields = {"ctime_ns": found.st_ctime_ns, "checksum": "never computed"}
             workspace.manifest[str(path.relative_to(directory))] = type(was)(
-                **{**was.__dict__, **fields}
+                **{**was._asdict(), **fields}
             )
 
         assert not workspace.changes()
@@ -619,4 +614,4 @@ def test_a_scan_yields_every_regular_file_once(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
-    assert sorted(path for path, _ in scan(tmp_path, "")) == ["a", "b/c", "b/d/e"]
+    assert sorted(scan(tmp_path, "")) == ["a", "b/c", "b/d/e"]
