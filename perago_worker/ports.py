@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Literal, Protocol
 
-from perago_worker.models import CommitInfo, Lease, ObjectInfo, Observation, Outcome
+from perago_worker.models import Change, CommitInfo, Lease, ObjectInfo, Observation, Outcome
 
 TaskEnd = Literal["running", "completed", "failed", "gone"]
 """Whether and how a task has ended. `running` is every state from which it may still complete, one
@@ -206,11 +206,36 @@ class WorkspaceStore(Protocol):
         Blocks while pages are fetched, during iteration. Keys come as stored, hostile ones too.
         """
 
-    def read(self, repository: str, commit: str, key: str, into: BinaryIO) -> int:
+    def changes(self, repository: str, base: str, commit: str, prefix: str) -> Iterator[Change]:
+        """Yield how the objects under a prefix differ at `commit` from those at `base`.
+
+        In key order. The two may be any commits of the repository, in any relation: `commit` may be
+        the older one. What becomes of the objects of `base` when every change is applied is exactly
+        what `list` shows of `commit`. The cost follows the number of changes. An object may be
+        named although its bytes are the same, when something else about it differs.
+
+        Blocks while pages are fetched, during iteration.
+        """
+
+    def read(
+        self,
+        repository: str,
+        commit: str,
+        key: str,
+        into: BinaryIO,
+        *,
+        start: int = 0,
+        size: int | None = None,
+    ) -> int:
         """Write an object's bytes to `into`, streaming, and return their number. Idempotent.
 
         The caller compares size and checksum with the listing, and starts over with an empty file
         when the call fails half-way.
+
+        Args:
+            start: The first byte wanted.
+            size: How many bytes are wanted at most, from 1; None is all that follow. Fewer are
+                written where the object ends before, none where it ends at or before `start`.
         """
 
     def new_digest(self, size: int) -> Digest:

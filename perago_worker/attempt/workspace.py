@@ -15,20 +15,20 @@ from pathlib import Path
 
 from perago_worker.attempt.backoff import Retry
 from perago_worker.attempt.codes import Code
+from perago_worker.attempt.download import fetch
 from perago_worker.attempt.keys import (
     KeyRefused,
     is_reserved,
     key_prefix,
     object_key,
     relative_path,
-    show,
 )
 from perago_worker.attempt.layout import Layout
 from perago_worker.attempt.listing import Listing
-from perago_worker.attempt.manifest import DOWNLOADED_MTIME_NS, FileState, Manifest
+from perago_worker.attempt.manifest import FileState, Manifest
 from perago_worker.attempt.scan import open_regular, scan
-from perago_worker.attempt.transfer import DigestingWriter, for_each
-from perago_worker.errors import StoreUnavailable, TerminalAttemptError
+from perago_worker.attempt.transfer import for_each
+from perago_worker.errors import TerminalAttemptError
 from perago_worker.models import ObjectInfo
 from perago_worker.ports import WorkspaceStore
 
@@ -94,12 +94,14 @@ class Workspace:
             StoreUnavailable: An object could not be read, or not whole, in several tries.
         """
 
-        def fetch(entry: tuple[str, ObjectInfo]) -> tuple[str, FileState]:
+        def bring(entry: tuple[str, ObjectInfo]) -> tuple[str, FileState]:
             path, info = entry
-            return path, retry(self._fetch, commit, path, info)
+            target = self.directory / path
+            checksum = retry(fetch, self._store, self._repository, commit, info, target)
+            return path, FileState.of(target.lstat(), checksum)
 
         entries = self._files(commit, limits, retry)
-        self.manifest = dict(for_each(entries, fetch, threads=threads, check=check))
+        self.manifest = dict(for_each(entries, bring, threads=threads, check=check))
 
     def _files(self, commit: str, limits: Limits, retry: Retry) -> Iterator[tuple[str, ObjectInfo]]:
         """Yield what to download; make directories on the way, before any file in them is begun."""
@@ -123,42 +125,6 @@ class Workspace:
                     yield path, info
             except KeyRefused as refused:
                 raise TerminalAttemptError(Code.KEY_REFUSED, str(refused)) from refused
-
-    def _fetch(self, commit: str, path: str, info: ObjectInfo) -> FileState:
-        target = self.directory / path
-        part = target.with_name(f".perago-{os.urandom(8).hex()}")
-        try:
-            checksum = self._fetch_verified(commit, info, part)
-            os.utime(part, ns=(DOWNLOADED_MTIME_NS, DOWNLOADED_MTIME_NS))
-            part.rename(target)
-        finally:
-            part.unlink(missing_ok=True)
-        return FileState.of(target.lstat(), checksum)
-
-    def _fetch_verified(self, commit: str, info: ObjectInfo, part: Path) -> str:
-        """Read the object, twice if its checksum is not the listed one; return its own checksum.
-
-        A checksum of the right form can still be none of the content's: objects that were imported
-        or linked keep their origin's. So bytes that come out the same twice are taken as they are;
-        bytes that change from one reading to the next were damaged on the way.
-        """
-        checksum = self._fetch_once(commit, info, part)
-        if not info.verifiable or checksum == info.checksum:
-            return checksum
-        again = self._fetch_once(commit, info, part)
-        if again not in {checksum, info.checksum}:
-            raise _damaged(info, f"checksums {checksum} and {again}, listed {info.checksum}")
-        return again
-
-    def _fetch_once(self, commit: str, info: ObjectInfo, part: Path) -> str:
-        digest = self._store.new_digest(info.size)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(part, flags, 0o644), "wb") as file:
-            writer = DigestingWriter(file, digest)
-            size = self._store.read(self._repository, commit, info.key, writer.as_binary())
-        if size != info.size:
-            raise _damaged(info, f"{size} bytes, listed {info.size}")
-        return digest.hexdigest()
 
     def changes(self) -> Changes:
         """Compare the directory with the manifest; read only files that may have changed.
@@ -193,7 +159,3 @@ class Workspace:
     def key(self, path: str) -> str:
         """Return the object key of a workspace path."""
         return object_key(path, self._prefix)
-
-
-def _damaged(info: ObjectInfo, what: str) -> StoreUnavailable:
-    return StoreUnavailable(f"object {show(info.key)} arrived damaged: {what}")

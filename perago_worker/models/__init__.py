@@ -30,7 +30,7 @@ from perago_worker.models.policies import (
     TimeoutPolicy,
 )
 from perago_worker.models.publication import Publication
-from perago_worker.models.store import CommitInfo, ObjectInfo
+from perago_worker.models.store import Change, CommitInfo, ObjectInfo
 from perago_worker.models.workspace import (
     WorkspaceInput,
     WorkspaceOutput,
@@ -63,6 +63,7 @@ __all__ = [
     "DEFAULT_TIMEOUT_TOTAL_SECONDS",
     "MAX_RETRY_COUNT",
     # what the worker passes between its parts
+    "Change",
     "CommitInfo",
     "Held",
     "Lease",

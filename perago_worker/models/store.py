@@ -44,3 +44,17 @@ class ObjectInfo(BaseModel):
     size: int
     checksum: str
     verifiable: bool = True
+
+
+class Change(BaseModel):
+    """What became of one object between two commits.
+
+    Attributes:
+        key: Full key within the repository.
+        now: The object as the later-named commit holds it; None when that commit does not.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    now: ObjectInfo | None

@@ -21,7 +21,7 @@ from perago_worker.errors import (
     StoreRefused,
     StoreUnavailable,
 )
-from perago_worker.models import CommitInfo, ObjectInfo
+from perago_worker.models import Change, CommitInfo, ObjectInfo
 from perago_worker.ports import Stage, WorkspaceStore
 from tests.contract.store_harness import StoreHarness, open_local
 
@@ -152,6 +152,7 @@ def test_a_missing_repository_is_not_found(store: WorkspaceStore, base: CommitIn
         lambda: store.head("no-such-repository", "main"),
         lambda: store.history("no-such-repository", "main", limit=1),
         lambda: list(store.list("no-such-repository", base.id, "")),
+        lambda: list(store.changes("no-such-repository", base.id, base.id, "")),
         lambda: store.read("no-such-repository", base.id, "a", io.BytesIO()),
         lambda: open_stage(store, "no-such-repository", base.id),
         lambda: store.stages("no-such-repository"),
@@ -191,6 +192,10 @@ def test_a_missing_commit_is_not_found(
         list(store.list(repository, gone, ""))
     with pytest.raises(NotFound):
         store.read(repository, gone, "a", io.BytesIO())
+    for pair in [(base.id, gone), (gone, base.id)]:
+        with pytest.raises(NotFound) as caught:
+            list(store.changes(repository, *pair, ""))
+        assert (caught.value.what, caught.value.name) == ("commit", gone)
     with pytest.raises(NotFound):
         open_stage(store, repository, gone)
     with pytest.raises(NotFound):
@@ -322,6 +327,130 @@ def test_keys_are_kept_as_they_are(
     assert contents(store, repository, staged(store, repository, commit.id, {}, [key]).id) == {
         "other": b"x"
     }
+
+
+@pytest.mark.parametrize(
+    ("start", "size"),
+    [
+        *[(0, 1), (0, 10), (3, 4), (9, 1), (3, None), (0, None), (9, None)],
+        *[(4, 100), (0, 11), (10, 1), (10, None), (11, 5), (5000, None)],  # beyond the end
+    ],
+)
+def test_a_range_is_what_there_is_of_it(
+    store: WorkspaceStore, repository: str, base: CommitInfo, start: int, size: int | None
+) -> None:
+    content = b"0123456789"
+    commit = staged(store, repository, base.id, {"a": content})
+    into = io.BytesIO()
+    wanted = content[start:] if size is None else content[start : start + size]
+    read = store.read(repository, commit.id, "a", into, start=start, size=size)
+    assert (read, into.getvalue()) == (len(wanted), wanted)
+
+
+def test_no_range_of_an_empty_object_holds_anything(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    commit = staged(store, repository, base.id, {"empty": b""})
+    for start, size in [(0, 1), (1, 1), (1, None)]:
+        assert store.read(repository, commit.id, "empty", io.BytesIO(), start=start, size=size) == 0
+
+
+def test_a_range_of_a_missing_object_is_not_found(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    commit = staged(store, repository, base.id, {"a": b"1"})
+    with pytest.raises(NotFound):
+        store.read(repository, commit.id, "b", io.BytesIO(), start=5, size=1)
+
+
+def test_the_ranges_of_an_object_are_its_bytes(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    """In any order, several at once, across the chunks that stores stream by."""
+    size = 3 * 1024 * 1024 + 7
+    content = random.Random(7).randbytes(size)  # noqa: S311
+    commit = staged(store, repository, base.id, {"big": content})
+
+    def part(start: int) -> tuple[int, bytes]:
+        into = io.BytesIO()
+        store.read(repository, commit.id, "big", into, start=start, size=700_001)
+        return start, into.getvalue()
+
+    parts = in_threads(part, reversed(range(0, size, 700_001)))
+    assert b"".join(data for _, data in sorted(parts)) == content
+
+
+# --- comparing commits ----------------------------------------------------------------------------
+
+
+def test_changes_tell_what_was_added_changed_and_removed(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    """Both ways round, and between commits neither of which descends from the other."""
+    older = staged(store, repository, base.id, {"ws/a": b"1", "ws/b": b"22", "ws/same": b"s"})
+    newer = staged(store, repository, older.id, {"ws/a": b"111", "ws/c": b"4444"}, ["ws/b"])
+    aside = staged(store, repository, base.id, {"ws/a": b"1", "ws/d": b""})
+
+    assert changed(store, repository, older, newer) == {"ws/a": 3, "ws/b": None, "ws/c": 4}
+    assert changed(store, repository, newer, older) == {"ws/a": 1, "ws/b": 2, "ws/c": None}
+    assert changed(store, repository, newer, aside) == {
+        "ws/a": 1,
+        "ws/c": None,
+        "ws/d": 0,
+        "ws/same": None,
+    }
+    assert changed(store, repository, aside, newer) == {
+        "ws/a": 3,
+        "ws/c": 4,
+        "ws/d": None,
+        "ws/same": 1,
+    }
+    assert changed(store, repository, newer, newer) == {}
+
+
+def test_a_change_shows_what_the_listing_shows(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    commit = staged(store, repository, base.id, {"z": b"1", "a/b": b"", "a-b": b"x" * 3_000_000})
+    listed = list(store.list(repository, commit.id, ""))
+    changes = list(store.changes(repository, base.id, commit.id, ""))
+    assert changes == [Change(key=info.key, now=info) for info in listed]
+
+
+@pytest.mark.parametrize("prefix", ["", "ws", "ws/", "ws2/", "ws/de", "nothing"])
+def test_changes_are_those_under_a_prefix(
+    store: WorkspaceStore, repository: str, base: CommitInfo, prefix: str
+) -> None:
+    keys = ["other", "ws", "ws-1", "ws2/x", "wsa", "z/ws/a"]
+    more = ["ws/deep/er", "ws/deep-er", "ws/déjà", "ws/\n", "ws0"]
+    older = staged(store, repository, base.id, dict.fromkeys(keys, b"1"))
+    gone = ["ws", "ws2/x"]
+    newer = staged(store, repository, older.id, dict.fromkeys(more, b"2"), gone)
+    expected = sorted(
+        (key for key in [*more, *gone] if key.startswith(prefix)), key=lambda key: key.encode()
+    )
+    assert list(changed(store, repository, older, newer, prefix)) == expected
+    assert list(changed(store, repository, newer, older, prefix)) == expected
+
+
+def test_an_object_that_gave_way_to_objects_below_it_is_gone(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    file = staged(store, repository, base.id, {"a": b"file"})
+    folder = staged(store, repository, file.id, {"a/b": b"1", "a/c": b"2"}, ["a"])
+    assert changed(store, repository, file, folder) == {"a": None, "a/b": 1, "a/c": 1}
+    assert changed(store, repository, folder, file) == {"a": 4, "a/b": None, "a/c": None}
+
+
+def test_compares_more_objects_than_fit_on_a_page(
+    store: WorkspaceStore, crowd: tuple[str, CommitInfo]
+) -> None:
+    repository, commit = crowd
+    keys = [each.key for each in store.list(repository, commit.id, "")]
+    base = store.resolve(repository, commit.parents[0])
+    assert list(changed(store, repository, base, commit)) == keys
+    assert changed(store, repository, commit, base) == dict.fromkeys(keys)
+    assert len(changed(store, repository, base, commit, "crowd/3/")) == 300
 
 
 # --- stages ---------------------------------------------------------------------------------------
@@ -908,6 +1037,14 @@ def contents(store: WorkspaceStore, repository: str, commit: str) -> dict[str, b
         assert store.read(repository, commit, each.key, into) == each.size
         found[each.key] = into.getvalue()
     return found
+
+
+def changed(
+    store: WorkspaceStore, repository: str, base: CommitInfo, commit: CommitInfo, prefix: str = ""
+) -> dict[str, int | None]:
+    """Return key -> size now of what differs, in the order it was told."""
+    changes = store.changes(repository, base.id, commit.id, prefix)
+    return {change.key: change.now.size if change.now else None for change in changes}
 
 
 def recorded(commit: CommitInfo) -> dict[str, str]:

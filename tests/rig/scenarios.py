@@ -266,9 +266,20 @@ class HostileStore(LocalStore):
         yield from super().list(repository, commit, prefix)
         yield ObjectInfo(key=f"{prefix}../escaped.txt", size=0, checksum="", verifiable=False)
 
-    def read(self, repository: str, commit: str, key: str, into: BinaryIO) -> int:
+    def read(
+        self,
+        repository: str,
+        commit: str,
+        key: str,
+        into: BinaryIO,
+        *,
+        start: int = 0,
+        size: int | None = None,
+    ) -> int:
         """Read nothing from it."""
-        return 0 if key.endswith("escaped.txt") else super().read(repository, commit, key, into)
+        if key.endswith("escaped.txt"):
+            return 0
+        return super().read(repository, commit, key, into, start=start, size=size)
 
 
 def key_that_leads_out() -> None:

@@ -462,6 +462,22 @@ def test_an_object_that_ends_early_is_not_taken_for_a_short_one(
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize(
+    "reply", [(200, b"0123456789", {}), (206, b"0123", {"Content_Range": "bytes 0-3/10"})]
+)
+def test_an_answer_that_is_not_the_range_asked_for_is_not_taken_for_it(
+    serve: Any, store_over: Any, reply: tuple[int, bytes, dict[str, str]]
+) -> None:
+    """Proxies may leave the header out; the bytes would be those of another place."""
+    status, body, headers = reply
+    server = serve(answer(status, body, **headers))
+    into = io.BytesIO()
+    with pytest.raises(StoreUnavailable, match="not the range"):
+        store_over(server.endpoint).read("data", COMMIT, "a", into, start=3, size=4)
+    assert into.getvalue() == b""
+    assert server.requests[0].headers["range"] == "bytes=3-6"
+
+
 def test_what_the_receiving_file_raises_is_passed_on(serve: Any, store_over: Any) -> None:
     """A full disk is not the server's fault."""
 

@@ -340,8 +340,13 @@ def test_a_symbolic_link_is_no_object(store: LocalStore, root: Path) -> None:
         list(store.list(NAME, changed.id, "ws/"))
     with pytest.raises(StoreRefused, match="'ws/link' is a symbolic link"):
         store.read(NAME, changed.id, "ws/link", io.BytesIO())
+    start = store.resolve(NAME, head).parents[0]
+    with pytest.raises(StoreRefused, match="'ws/link' is a symbolic link"):
+        list(store.changes(NAME, start, changed.id, "ws/"))
+    assert [each.key for each in store.changes(NAME, start, changed.id, "other/")] == ["other/a"]
     replaced = staged(store, changed.id, {"ws/link": b"a file now"})
     assert read(store, replaced.id, "ws/link") == b"a file now"
+    assert [each.key for each in store.changes(NAME, head, replaced.id, "ws/")] == ["ws/link"]
 
 
 def test_a_name_that_is_not_unicode_is_listed_as_something_to_refuse(

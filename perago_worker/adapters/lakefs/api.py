@@ -7,7 +7,7 @@ loads the SDK, which takes about a second; `LakeFSStore` defers it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from lakefs_sdk.api.auth_api import AuthApi
 from lakefs_sdk.api.branches_api import BranchesApi
@@ -21,17 +21,21 @@ from lakefs_sdk.models.commit_creation import CommitCreation
 from lakefs_sdk.models.merge import Merge
 from lakefs_sdk.models.object_error import ObjectError
 from lakefs_sdk.models.path_list import PathList
+from pydantic import BaseModel
 
 from perago_worker.adapters.lakefs.mapping import (
     PAGE,
+    Difference,
     Entry,
-    EntryPage,
     NoAnswer,
+    Page,
     ToError,
     one_line,
 )
 from perago_worker.adapters.lakefs.settings import LakeFSSettings
 from perago_worker.adapters.lakefs.transport import Transport
+
+B = TypeVar("B", bound=BaseModel)
 
 
 class Api:
@@ -177,11 +181,20 @@ class Api:
         )
         return answer.reference
 
+    def _get(
+        self, kind: type[B], path: tuple[str, ...], query: Mapping[str, str], *, into: ToError
+    ) -> B:
+        body = self._transport.get(*path, query=query, into=into)
+        try:
+            return kind.model_validate_json(body)
+        except ValueError as error:
+            raise into(NoAnswer(one_line(str(error)))) from error
+
     # --- objects ----------------------------------------------------------------------------------
 
     def page(
         self, repository: str, commit: str, *, prefix: str, after: str, into: ToError
-    ) -> EntryPage:
+    ) -> Page[Entry]:
         """Return one page of the objects whose keys begin with `prefix`."""
         query = {
             "prefix": prefix,
@@ -191,18 +204,38 @@ class Api:
             "presign": "false",
         }
         path = ("repositories", repository, "refs", commit, "objects", "ls")
-        body = self._transport.get(*path, query=query, into=into)
-        try:
-            return EntryPage.model_validate_json(body)
-        except ValueError as error:
-            raise into(NoAnswer(one_line(str(error)))) from error
+        return self._get(Page[Entry], path, query, into=into)
+
+    def differences(
+        self, repository: str, base: str, commit: str, *, prefix: str, after: str, into: ToError
+    ) -> Page[Difference]:
+        """Return one page of how the objects of `commit` differ from those of `base`."""
+        query = {
+            "type": "two_dot",  # by default the server compares with the common ancestor
+            "prefix": prefix,
+            "after": after,
+            "amount": str(PAGE),
+            "include_right_stats": "true",
+        }
+        path = ("repositories", repository, "refs", base, "diff", commit)
+        return self._get(Page[Difference], path, query, into=into)
 
     def download(
-        self, repository: str, commit: str, key: str, *, sink: BinaryIO, into: ToError
+        self,
+        repository: str,
+        commit: str,
+        key: str,
+        *,
+        sink: BinaryIO,
+        start: int,
+        size: int | None,
+        into: ToError,
     ) -> int:
-        """Write an object to `sink` and return the number of its bytes."""
+        """Write an object, or a range of it, to `sink` and return the number of bytes."""
         path = ("repositories", repository, "refs", commit, "objects")
-        return self._transport.download(*path, query={"path": key}, sink=sink, into=into)
+        return self._transport.download(
+            *path, query={"path": key}, sink=sink, start=start, size=size, into=into
+        )
 
     def upload(
         self,

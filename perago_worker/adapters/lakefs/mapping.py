@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from pydantic import BaseModel
 
@@ -24,10 +24,12 @@ from perago_worker.errors import (
     StoreRefused,
     StoreUnavailable,
 )
-from perago_worker.models import CommitInfo, ObjectInfo
+from perago_worker.models import Change, CommitInfo, ObjectInfo
 
 if TYPE_CHECKING:  # loading the SDK takes a second; see `LakeFSStore`
     from lakefs_sdk.models.commit import Commit
+
+E = TypeVar("E", bound=BaseModel)
 
 NO_CHANGES = "no changes"
 """Part of the 400 for a commit or merge without effect. Source: lakeFS, graveler.ErrNoChanges."""
@@ -211,11 +213,43 @@ class _Pagination(BaseModel):
     next_offset: str
 
 
-class EntryPage(BaseModel):
-    """One page of a listing."""
+class Page(BaseModel, Generic[E]):
+    """One page of a listing or a diff."""
 
     pagination: _Pagination
-    results: list[Entry]
+    results: list[E]
+
+
+class _Stats(BaseModel):
+    checksum: str
+
+
+class Difference(BaseModel):
+    """One object that differs between two commits, as diffs show it."""
+
+    path: str
+    type: Literal["added", "changed", "removed"]
+    size_bytes: int = 0
+    right: _Stats | None = None
+
+
+def change(difference: Difference) -> Change:
+    """Describe a change.
+
+    Of an object that is gone the server shows as `right` what it was; only the type tells.
+    """
+    if difference.type == "removed":
+        return Change(key=difference.path, now=None)
+    if difference.right is None:
+        raise StoreUnavailable(
+            f"the lakeFS server does not show what {shown(difference.path)} is now"
+        )
+    entry = Entry(
+        path=difference.path,
+        checksum=difference.right.checksum,
+        size_bytes=difference.size_bytes,
+    )
+    return Change(key=difference.path, now=object_info(entry))
 
 
 def object_info(entry: Entry) -> ObjectInfo:

@@ -6,7 +6,7 @@ import builtins
 import hashlib
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
@@ -15,8 +15,11 @@ from perago_worker.adapters.lakefs.fence_level import FenceLevels
 from perago_worker.adapters.lakefs.mapping import (
     PAGE,
     Answered,
+    E,
     Failure,
+    Page,
     ToError,
+    change,
     commit_info,
     object_info,
     publish_error,
@@ -32,7 +35,7 @@ from perago_worker.errors import (
     StoreRefused,
     StoreUnavailable,
 )
-from perago_worker.models import CommitInfo, ObjectInfo
+from perago_worker.models import Change, CommitInfo, ObjectInfo
 from perago_worker.models.publication import EXPECTED_HEAD
 from perago_worker.ports import Digest, FenceLevel, Stage
 
@@ -111,24 +114,31 @@ class LakeFSStore:
         """Yield the objects whose keys begin with `prefix`, in key order, 1,000 to a call."""
         absent = _require(_COMMIT, commit, NotFound("commit", commit))
         into = self._into(f"listing {shown(prefix)} at {commit}", repository, absent)
-        after = ""
-        while True:
-            page = self._api.page(
-                _checked(repository), commit, prefix=prefix, after=after, into=into
-            )
-            yield from map(object_info, page.results)
-            if not page.pagination.has_more:
-                return
-            # Keys that are not UTF-8 are shown under names that sort elsewhere, and a listing that
-            # goes on from such a name might never end.
-            if page.pagination.next_offset <= after:
-                raise StoreRefused(
-                    f"the listing of {prefix!r} does not get past key "
-                    f"{shown(page.pagination.next_offset)}, which is not stored as valid UTF-8"
-                )
-            after = page.pagination.next_offset
+        page = partial(self._api.page, _checked(repository), commit, prefix=prefix, into=into)
+        yield from map(object_info, _each(lambda after: page(after=after), prefix))
 
-    def read(self, repository: str, commit: str, key: str, into: BinaryIO) -> int:
+    def changes(self, repository: str, base: str, commit: str, prefix: str) -> Iterator[Change]:
+        """Yield how the objects under a prefix differ between commits, 1,000 to a call."""
+        for each in (base, commit):
+            _require(_COMMIT, each, NotFound("commit", each))
+        missing = partial(self._absent_difference, repository, base, commit)
+        doing = f"comparing {shown(prefix)} at {base} and {commit} in {repository!r}"
+        into = partial(store_error, doing=doing, missing=missing)
+        page = partial(
+            self._api.differences, _checked(repository), base, commit, prefix=prefix, into=into
+        )
+        yield from map(change, _each(lambda after: page(after=after), prefix))
+
+    def read(
+        self,
+        repository: str,
+        commit: str,
+        key: str,
+        into: BinaryIO,
+        *,
+        start: int = 0,
+        size: int | None = None,
+    ) -> int:
         """Write an object's bytes to `into`, streaming; what `into` raises is passed on."""
         _require(_COMMIT, commit, NotFound("commit", commit))
         missing = partial(self._absent_object, repository, commit, key)
@@ -139,6 +149,8 @@ class LakeFSStore:
             commit,
             key,
             sink=into,
+            start=start,
+            size=size,
             into=partial(store_error, doing=f"reading {shown(key)} at {commit}", missing=missing),
         )
 
@@ -288,6 +300,10 @@ class LakeFSStore:
         self.resolve(repository, commit)
         return NotFound("object", key)
 
+    def _absent_difference(self, repository: str, base: str, commit: str) -> StoreError:
+        self.resolve(repository, base)
+        return NotFound("commit", commit)
+
     def _absent_in_merge(self, repository: str, branch: str, source: str) -> StoreError:
         self.head(repository, branch)
         return NotFound("commit", source)
@@ -301,6 +317,24 @@ class LakeFSStore:
 
                 self._connected = Api(self._settings)
             return self._connected
+
+
+def _each(page: Callable[[str], Page[E]], prefix: str) -> Iterator[E]:
+    """Yield what the pages hold that `page` returns for the key after which they begin."""
+    after = ""
+    while True:
+        answer = page(after)
+        yield from answer.results
+        if not answer.pagination.has_more:
+            return
+        # Keys that are not UTF-8 are shown under names that sort elsewhere, and a listing that goes
+        # on from such a name might never end.
+        if answer.pagination.next_offset <= after:
+            raise StoreRefused(
+                f"the listing of {prefix!r} does not get past key "
+                f"{shown(answer.pagination.next_offset)}, which is not stored as valid UTF-8"
+            )
+        after = answer.pagination.next_offset
 
 
 def _require(pattern: re.Pattern[str], name: str, absent: NotFound) -> NotFound:

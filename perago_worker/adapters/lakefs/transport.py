@@ -38,6 +38,10 @@ CHUNK_BYTES = 1024 * 1024
 SPARE_CONNECTIONS = 4
 """Connections kept warm beside those that transfer objects: heads, merges, pings, the janitor."""
 
+PARTIAL = 206
+RANGE_BEYOND_END = 416
+"""Status for a range that begins where the object has ended, any range of an empty one included."""
+
 CONTENT_TYPE = "application/octet-stream"
 """The same for every object: to lakeFS, equal bytes under another content type are a change."""
 
@@ -89,22 +93,35 @@ class Transport:
             response = self._request("GET", path, query)
             return _checked(response).data
 
-    def download(self, *path: str, query: Mapping[str, str], sink: BinaryIO, into: ToError) -> int:
-        """Write the body of an answer to `sink` and return the number of its bytes.
+    def download(
+        self,
+        *path: str,
+        query: Mapping[str, str],
+        sink: BinaryIO,
+        start: int = 0,
+        size: int | None = None,
+        into: ToError,
+    ) -> int:
+        """Write the body of an answer, or a range of it, to `sink`; return the number of bytes.
 
         An answer that ends early is a failed call. What `sink` raises is passed on as it is.
         """
+        headers = _range_header(start, size)
         with translated(into):
-            response = self._request("GET", path, query, preload_content=False)
-        size = 0
+            response = self._request("GET", path, query, headers=headers, preload_content=False)
+        read = 0
         try:
+            if headers and response.status == RANGE_BEYOND_END:
+                return 0
+            with translated(into):
+                _require_range(_checked(response), start, size)
             while True:
                 with translated(into):
-                    chunk = _checked(response).read(CHUNK_BYTES, decode_content=False)
+                    chunk = response.read(CHUNK_BYTES, decode_content=False)
                 if not chunk:
-                    return size
+                    return read
                 sink.write(chunk)
-                size += len(chunk)
+                read += len(chunk)
         finally:
             # Closes the connection of an answer that was not read to its end, and nothing else.
             response.close()
@@ -187,6 +204,24 @@ def _checked(response: BaseHTTPResponse) -> BaseHTTPResponse:
     error = ApiException(status=response.status, reason=response.reason)
     error.body = response.data.decode(errors="replace")
     raise error
+
+
+def _range_header(start: int, size: int | None) -> dict[str, str]:
+    if not start and size is None:
+        return {}
+    last = "" if size is None else start + size - 1
+    return {"Range": f"bytes={start}-{last}"}
+
+
+def _require_range(response: BaseHTTPResponse, start: int, size: int | None) -> None:
+    """Fail when the answer is not the range that was asked for, as proxies may make it."""
+    if not start and size is None:
+        return
+    if response.status == PARTIAL and response.headers.get("Content-Range", "").startswith(
+        f"bytes {start}-"
+    ):
+        return
+    raise HTTPError("the answer is not the range of the object that was asked for")
 
 
 def _configuration(settings: LakeFSSettings) -> Configuration:

@@ -28,7 +28,7 @@ from perago_worker.adapters.local.store_git import (
     isolate_libgit2,
 )
 from perago_worker.adapters.local.store_import import add_files, create, find_files
-from perago_worker.adapters.local.store_loose import blob_digest, read_loose_blob
+from perago_worker.adapters.local.store_loose import Part, blob_digest, read_loose_blob
 from perago_worker.adapters.local.store_refs import LOCK_WAIT_S, branch_head, move_branch, turn
 from perago_worker.adapters.local.store_stage import (
     LocalStage,
@@ -38,9 +38,9 @@ from perago_worker.adapters.local.store_stage import (
     remove_stage,
     stage_names,
 )
-from perago_worker.adapters.local.store_tree import find_blob, walk
+from perago_worker.adapters.local.store_tree import compare, find_blob, walk
 from perago_worker.errors import HeadMoved, StoreUnavailable
-from perago_worker.models import CommitInfo, ObjectInfo
+from perago_worker.models import Change, CommitInfo, ObjectInfo
 from perago_worker.ports import Digest, FenceLevel
 
 
@@ -89,17 +89,41 @@ class LocalStore:
             repo = where.open()
             yield from walk(repo, find_commit(repo, commit).tree, prefix)
 
-    def read(self, repository: str, commit: str, key: str, into: BinaryIO) -> int:
-        """Write an object's bytes to `into`; see the port.
+    def changes(self, repository: str, base: str, commit: str, prefix: str) -> Iterator[Change]:
+        """Yield changes in byte order of their keys; see the port.
 
-        Only what `git gc` has packed passes through memory as a whole.
+        Raises:
+            StoreRefused: There is a symbolic link or a submodule among them.
         """
         where = self._repository(repository)
+        with where.translated("compare commits"):
+            repo = where.open()
+            before, after = (find_commit(repo, each).tree for each in (base, commit))
+            yield from compare(repo, before, after, prefix)
+
+    def read(
+        self,
+        repository: str,
+        commit: str,
+        key: str,
+        into: BinaryIO,
+        *,
+        start: int = 0,
+        size: int | None = None,
+    ) -> int:
+        """Write an object's bytes to `into`; see the port.
+
+        Only what `git gc` has packed passes through memory as a whole. What is before a range is
+        read with it, to no other effect.
+        """
+        where = self._repository(repository)
+        part = Part(into, start, size)
         with where.translated("read an object"):
             repo = where.open()
             blob = find_blob(find_commit(repo, commit).tree, key)
-            size = read_loose_blob(where.objects, str(blob), into)
-            return _read_packed(repo, blob, into) if size is None else size
+            if read_loose_blob(where.objects, str(blob), part) is None:
+                _read_packed(repo, blob, part)
+        return part.written
 
     def new_digest(self, size: int) -> Digest:
         """Return a digest that yields git's id of a blob; see the port."""
@@ -235,5 +259,5 @@ def _first_parents(commit: pygit2.Commit) -> Iterator[pygit2.Commit]:
         yield commit
 
 
-def _read_packed(repo: pygit2.Repository, blob: pygit2.Oid, into: BinaryIO) -> int:
-    return into.write(memoryview(repo[blob]))  # type: ignore[arg-type]
+def _read_packed(repo: pygit2.Repository, blob: pygit2.Oid, into: Part) -> None:
+    into.write(memoryview(repo[blob]))  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -47,7 +48,26 @@ def write_blob(objects: Path, source: BinaryIO, size: int) -> str:
     return blob
 
 
-def read_loose_blob(objects: Path, blob: str, into: BinaryIO) -> int | None:
+class Part:
+    """Where an object is written to of which only a part is wanted."""
+
+    def __init__(self, into: BinaryIO, start: int, size: int | None) -> None:
+        self._into = into
+        self._skip = start
+        self._left = sys.maxsize if size is None else size
+        self.written = 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Pass on what is wanted of the next bytes, and return how many came."""
+        wanted = memoryview(data)[self._skip :][: self._left]
+        self._skip -= min(self._skip, len(data))
+        self._left -= len(wanted)
+        if wanted:
+            self.written += self._into.write(wanted)
+        return len(data)
+
+
+def read_loose_blob(objects: Path, blob: str, into: Part) -> int | None:
     """Write a blob to `into` and return its size, or None when it is not stored as a loose object.
 
     Raises:

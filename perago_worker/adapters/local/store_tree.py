@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import pygit2
-from pygit2.enums import FileMode
+from pygit2.enums import DeltaStatus, DiffOption, FileMode
 
 from perago_worker.adapters.local.store_loose import blob_digest
 from perago_worker.errors import NotFound, StoreRefused
-from perago_worker.models import ObjectInfo
+from perago_worker.models import Change, ObjectInfo
 
 _FILES = (FileMode.BLOB, FileMode.BLOB_EXECUTABLE)
 _ANY_BLOB = pygit2.Oid(hex=blob_digest(0).hexdigest())
@@ -47,6 +47,21 @@ def walk(repo: pygit2.Repository, tree: pygit2.Tree, prefix: str) -> Iterator[Ob
     return _walk(repo, tree, "", prefix)
 
 
+def compare(
+    repo: pygit2.Repository, before: pygit2.Tree, after: pygit2.Tree, prefix: str
+) -> Iterator[Change]:
+    """Yield how objects whose keys begin with `prefix` differ, in byte order of their keys.
+
+    Raises:
+        StoreRefused: One of them has become a symbolic link or a submodule.
+    """
+    differences = before.diff_to_tree(after, flags=DiffOption.INCLUDE_TYPECHANGE)
+    for delta in differences.deltas:
+        key = delta.new_file.raw_path.decode("utf-8", "replace")
+        if key.startswith(prefix):
+            yield Change(key=key, now=_object_now(repo, key, delta))
+
+
 def find_blob(tree: pygit2.Tree, key: str) -> pygit2.Oid:
     """Return the id of an object's content.
 
@@ -61,7 +76,7 @@ def find_blob(tree: pygit2.Tree, key: str) -> pygit2.Oid:
         raise NotFound("object", key) from error
     if entry.filemode == FileMode.TREE:
         raise NotFound("object", key)
-    _check_file(key, entry)
+    _check_file(key, entry.filemode)
     return entry.id
 
 
@@ -109,13 +124,21 @@ def _walk(
             if key.startswith(prefix) or prefix.startswith(key):
                 yield from _walk(repo, entry, key, prefix)
         elif key.startswith(prefix):
-            _check_file(key, entry)
+            _check_file(key, entry.filemode)
             _, size = repo.odb.read_header(entry.id)
             yield ObjectInfo(key=key, size=size, checksum=str(entry.id))
 
 
-def _check_file(key: str, entry: pygit2.Object) -> None:
-    if entry.filemode not in _FILES:
+def _object_now(repo: pygit2.Repository, key: str, delta: pygit2.DiffDelta) -> ObjectInfo | None:
+    if delta.status == DeltaStatus.DELETED:
+        return None
+    _check_file(key, delta.new_file.mode)
+    _, size = repo.odb.read_header(delta.new_file.id)
+    return ObjectInfo(key=key, size=size, checksum=str(delta.new_file.id))
+
+
+def _check_file(key: str, mode: int) -> None:
+    if mode not in _FILES:
         raise StoreRefused(f"{key!r} is a symbolic link or a submodule, not a regular file")
 
 
