@@ -134,7 +134,7 @@ class TaskQueue(Protocol):
 class Digest(Protocol):
     """A running checksum, shaped like those of `hashlib`."""
 
-    def update(self, data: bytes, /) -> None:
+    def update(self, data: bytes | memoryview, /) -> None:
         """Add bytes."""
 
     def hexdigest(self) -> str:
@@ -237,6 +237,10 @@ class WorkspaceStore(Protocol):
             size: How many bytes are wanted at most, from 1; None is all that follow. Fewer are
                 written where the object ends before, none where it ends at or before `start`.
         """
+
+    @property
+    def seeks(self) -> bool:
+        """Whether reading a range costs what it holds, rather than what precedes it as well."""
 
     def new_digest(self, size: int) -> Digest:
         """Return a digest that, fed an object's `size` bytes, yields the checksum listings show."""

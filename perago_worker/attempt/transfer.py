@@ -5,14 +5,18 @@ A bounded number of threads; the first failure stops what has not begun, and is 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import BinaryIO, TypeVar, cast
+from queue import SimpleQueue
+from typing import BinaryIO, Generic, TypeVar, cast
 
 from perago_worker.ports import Digest
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+AHEAD = 4
+"""How many items may be under way or waiting, for each thread."""
 
 
 def for_each(
@@ -35,24 +39,73 @@ def for_each(
         Exception: The first one that `items`, `work` or `check` raised; work that has not begun by
             then is left out, and work that has is waited for.
     """
-    results: list[R] = []
-    pending: set[Future[R]] = set()
-    with ThreadPoolExecutor(threads, thread_name_prefix="transfer") as pool:
-        try:
-            for item in items:
-                check()
-                pending.add(pool.submit(work, item))
-                if len(pending) >= threads * 4:
-                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                    results.extend(future.result() for future in done)
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                results.extend(future.result() for future in done)
-                check()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-    return results
+    crew = _Crew(work, threads)
+    try:
+        for item in items:
+            check()
+            crew.give(item)
+        while crew.under_way:
+            crew.collect()
+            check()
+    finally:
+        crew.dismiss()
+    return crew.results
+
+
+class _Crew(Generic[T, R]):
+    """Threads that take items from one queue and put what came of them into another.
+
+    No executor: its future for each item costs more than reading a small object does.
+    """
+
+    def __init__(self, work: Callable[[T], R], threads: int) -> None:
+        self.results: list[R] = []
+        self.under_way = 0
+        self._work = work
+        self._size = threads
+        self._threads: list[threading.Thread] = []
+        self._waiting: SimpleQueue[tuple[T] | None] = SimpleQueue()
+        self._done: SimpleQueue[tuple[R] | BaseException] = SimpleQueue()
+        self._over = threading.Event()
+
+    def give(self, item: T) -> None:
+        """Have an item worked on; raises the failure of an earlier one."""
+        if len(self._threads) < self._size:
+            self._start()
+        self.under_way += 1
+        self._waiting.put((item,))
+        while self.under_way >= self._size * AHEAD or not self._done.empty():
+            self.collect()
+
+    def collect(self) -> None:
+        """Wait for an item to be done; raises its failure."""
+        outcome = self._done.get()
+        self.under_way -= 1
+        if isinstance(outcome, BaseException):
+            raise outcome
+        self.results.append(outcome[0])
+
+    def dismiss(self) -> None:
+        """Leave out what has not begun and wait for what has."""
+        self._over.set()
+        for _ in self._threads:
+            self._waiting.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _start(self) -> None:
+        name = f"transfer_{len(self._threads)}"
+        thread = threading.Thread(target=self._run, name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _run(self) -> None:
+        while (item := self._waiting.get()) is not None and not self._over.is_set():
+            try:
+                self._done.put((self._work(item[0]),))
+            except BaseException as error:  # noqa: BLE001 -- raised where it is collected
+                self._over.set()
+                self._done.put(error)
 
 
 class DigestingReader:
@@ -72,21 +125,4 @@ class DigestingReader:
 
     def as_binary(self) -> BinaryIO:
         """Return self typed as a file; stores only read from it."""
-        return cast("BinaryIO", self)
-
-
-class DigestingWriter:
-    """A file that computes the checksum of what is written to it."""
-
-    def __init__(self, file: BinaryIO, digest: Digest) -> None:
-        self._file = file
-        self._digest = digest
-
-    def write(self, data: bytes, /) -> int:
-        """Write like the file beneath."""
-        self._digest.update(data)
-        return self._file.write(data)
-
-    def as_binary(self) -> BinaryIO:
-        """Return self typed as a file; stores only write to it."""
         return cast("BinaryIO", self)

@@ -26,6 +26,7 @@ from perago_worker.attempt.keys import (
 from perago_worker.attempt.layout import Layout
 from perago_worker.attempt.listing import Listing
 from perago_worker.attempt.manifest import FileState, Manifest
+from perago_worker.attempt.ranges import Lanes
 from perago_worker.attempt.scan import open_regular, scan
 from perago_worker.attempt.transfer import for_each
 from perago_worker.errors import TerminalAttemptError
@@ -94,10 +95,12 @@ class Workspace:
             StoreUnavailable: An object could not be read, or not whole, in several tries.
         """
 
+        read = partial(fetch, self._store, self._repository, lanes=Lanes(threads), check=check)
+
         def bring(entry: tuple[str, ObjectInfo]) -> tuple[str, FileState]:
             path, info = entry
             target = self.directory / path
-            checksum = retry(fetch, self._store, self._repository, commit, info, target)
+            checksum = retry(read, commit, info, target)
             return path, FileState.of(target.lstat(), checksum)
 
         entries = self._files(commit, limits, retry)

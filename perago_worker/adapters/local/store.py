@@ -125,6 +125,11 @@ class LocalStore:
                 _read_packed(repo, blob, part)
         return part.written
 
+    @property
+    def seeks(self) -> bool:
+        """Return False: git's objects are compressed as a whole; see the port."""
+        return False
+
     def new_digest(self, size: int) -> Digest:
         """Return a digest that yields git's id of a blob; see the port."""
         return blob_digest(size)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from perago_worker.attempt.transfer import DigestingReader, DigestingWriter, for_each
+from perago_worker.attempt.transfer import DigestingReader, for_each
 from tests.support import PATIENCE_S
 
 THREADS = 3
@@ -129,14 +129,4 @@ def test_what_is_read_is_digested() -> None:
     assert reader.as_binary().read() == b" bytes"
     assert reader.as_binary().read() == b""
     assert reader.bytes_read == 10
-    assert digest.digest() == hashlib.sha256(b"some bytes").digest()
-
-
-def test_what_is_written_is_digested() -> None:
-    digest, file = hashlib.sha256(), io.BytesIO()
-    writer = DigestingWriter(file, digest)
-
-    assert writer.as_binary().write(b"some") == 4
-    writer.as_binary().write(b" bytes")
-    assert file.getvalue() == b"some bytes"
     assert digest.digest() == hashlib.sha256(b"some bytes").digest()
