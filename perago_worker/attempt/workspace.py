@@ -94,7 +94,6 @@ class Workspace:
             TerminalAttemptError: A key cannot be a file, or the workspace is over its limits.
             StoreUnavailable: An object could not be read, or not whole, in several tries.
         """
-
         read = partial(fetch, self._store, self._repository, lanes=Lanes(threads), check=check)
 
         def bring(entry: tuple[str, ObjectInfo]) -> tuple[str, FileState]:
