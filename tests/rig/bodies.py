@@ -125,3 +125,4 @@ def definition(prefix: str, *, delay_s: int = 0) -> TaskDefinition:
 
 KIND_OF = {"a": definition("a"), "b": definition("b", delay_s=20)}
 KINDS = tuple(KIND_OF.values())
+KIND_NAMED = {kind.name: kind for kind in KINDS}

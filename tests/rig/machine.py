@@ -1,9 +1,9 @@
 """The whole protocol as a state machine: hypothesis decides who does what next, and what fails.
 
-The product's own attempts run over the real embedded pair. A rule lets one attempt go on to one of
+The product's own attempts run over the real embedded pair. A move lets one attempt go on to one of
 its calls to the queue or the store, and decides what becomes of that call: it is carried out, lost
 before or after its effect, held and let arrive later, or the last thing its process does. What is
-not scheduled is paused. Between rules come heartbeats, time, other people's commits, deliveries of
+not scheduled is paused. Between moves come heartbeats, time, other people's commits, deliveries of
 tasks that are under way, reruns, cancellations, and workers that die.
 """
 
@@ -11,33 +11,31 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from perago_worker.adapters.local.queue_records import UNFINISHED, TaskRecord
-from tests.rig.bodies import KIND_OF, Deed
+from tests.rig.bodies import KIND_NAMED, KIND_OF, Deed
 from tests.rig.crew import Running
 from tests.rig.invariants import Judge
+from tests.rig.moves import BACKEND, Chosen, Moves
+from tests.rig.situation import Situation, after
 from tests.rig.stepping import Fate
-from tests.rig.world import World, fast_folder, make_template
+from tests.rig.world import Template, World, fast_folder
 
-MAX_TASKS = 5
 MAX_FOREIGN = 2
 """Somebody else's commit ends the chances of every attempt in progress, so they are few."""
+
+STEPS = 24
 
 T = TypeVar("T")
 
 _picks = st.integers(0, 5)
+_workers = st.integers(0, 3)
 _kinds = st.sampled_from(tuple(KIND_OF))
 _deeds: st.SearchStrategy[list[Deed]] = st.lists(
     st.sampled_from(
@@ -54,123 +52,158 @@ _late_calls = st.sampled_from(
     ]
 )
 _fates = st.sampled_from(Fate)
+_moves = Moves()
 
 
 class Places:
-    """Where worlds are made: one template for a process, and a folder for each example."""
+    """Where worlds are made: one template for a process, and a folder for each example.
+
+    Attributes:
+        steps: Steps that were taken in all of them.
+        virtual_s: Seconds that passed in all of them.
+    """
 
     folder: ClassVar[Path | None] = None
+    template: ClassVar[Template | None] = None
+    steps: ClassVar[int] = 0
+    virtual_s: ClassVar[float] = 0.0
 
     @classmethod
     def open(cls) -> None:
         """Make the template."""
         cls.folder = fast_folder()
-        make_template(cls.folder / "template")
+        cls.template = Template(cls.folder / "template")
+        cls.steps, cls.virtual_s = 0, 0.0
 
     @classmethod
     def close(cls) -> None:
         """Remove everything."""
         if cls.folder is not None:
             shutil.rmtree(cls.folder)
-        cls.folder = None
+        cls.folder = cls.template = None
 
     @classmethod
     def new_world(cls) -> World:
         """Return a world of its own."""
         assert cls.folder is not None, "open() comes first"
-        return World(cls.folder / "template", Path(tempfile.mkdtemp(dir=cls.folder)))
+        assert cls.template is not None
+        return World(cls.template, Path(tempfile.mkdtemp(dir=cls.folder)))
 
 
-def _some(things: list[T], pick: int) -> T:
+def examples(count: int) -> settings:
+    """Return the settings for so many schedules."""
+    return settings(
+        max_examples=count,
+        stateful_step_count=STEPS,
+        deadline=None,
+        database=None,
+        backend=BACKEND,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def _some(things: Sequence[T], pick: int) -> T:
     return things[pick % len(things)]
 
 
 class Protocol(RuleBasedStateMachine):
-    """Up to four workers, up to five tasks, every fault at every call."""
+    """Up to four workers, up to five tasks, every fault at every call.
+
+    Attributes:
+        now: What there is after the last step.
+        left_out: The moves this schedule does without.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.world = Places.new_world()
         self.judge = Judge(self.world)
+        self.now = Situation((), ())
+        self.left_out: frozenset[int] = frozenset()
         self._sound = True
-        self._tasks: list[TaskRecord] = []
-
-    @initialize(kind=_kinds, deeds=_deeds)
-    def begin(self, kind: str, deeds: list[Deed]) -> None:
-        """Start with a task that one worker has taken."""
-        self.world.submit(KIND_OF[kind], deeds)
-        self.world.worker(0).poll(KIND_OF[kind])
+        self._swept = False
 
     # --- what users and their workflows do ---
 
-    @precondition(lambda self: len(self._tasks) < MAX_TASKS and len(self._unfinished()) < 2)
-    @rule(kind=_kinds, deeds=_deeds, back=st.sampled_from([0, 0, 0, 0, 1, 2]))
+    @_moves.add(
+        lambda self: self.now.room,
+        kind=_kinds,
+        deeds=_deeds,
+        back=st.sampled_from([0, 0, 0, 0, 1, 2]),
+    )
     def submit(self, kind: str, deeds: list[Deed], back: int) -> None:
         """Start a workflow at the head, or at a commit a little before it."""
         history = self.world.history()
         self.world.submit(KIND_OF[kind], deeds, ref=history[-1 - min(back, len(history) - 1)].id)
 
-    @precondition(lambda self: self._followable())
-    @rule(pick=_picks, kind=_kinds, deeds=_deeds)
+    @_moves.add(lambda self: self.now.followable, pick=_picks, kind=_kinds, deeds=_deeds)
     def follow(self, pick: int, kind: str, deeds: list[Deed]) -> None:
         """Schedule the task that takes over what a completed task put out."""
-        task = _some(self._followable(), pick)
+        task = _some(self.now.followable, pick)
         ref = task.output["workspace"]["ref"]
-        name = f"{task.reference_name}+"
-        self.world.submit(KIND_OF[kind], deeds, ref=ref, workflow_id=task.workflow_id, name=name)
+        self.world.submit(
+            KIND_OF[kind], deeds, ref=ref, workflow_id=task.workflow_id, name=after(task)
+        )
 
-    @precondition(lambda self: len(self._tasks) < MAX_TASKS and len(self._unfinished()) < 2)
-    @rule(pick=_picks, kind=_kinds, deeds=_deeds)
+    @_moves.add(lambda self: self.now.room, pick=_picks, kind=_kinds, deeds=_deeds)
     def branch_off(self, pick: int, kind: str, deeds: list[Deed]) -> None:
         """Schedule a task beside another one, of the same workflow and from the same input."""
-        tasks = self._tasks
-        task = _some(tasks, pick)
+        task = _some(self.now.tasks, pick)
         ref = task.input["workspace"]["ref"]
-        name = f"beside-{len(tasks)}"
+        name = f"beside-{len(self.now.tasks)}"
         self.world.submit(KIND_OF[kind], deeds, ref=ref, workflow_id=task.workflow_id, name=name)
 
-    @precondition(lambda self: self._ended())
-    @rule(pick=_picks)
+    @_moves.add(lambda self: self.now.ended, pick=_picks)
     def rerun(self, pick: int) -> None:
         """Run a workflow again from one of its tasks that has ended."""
         self.world.clock.advance(0.001)
-        self.world.rerun(_some(self._ended(), pick))
+        self.world.rerun(_some(self.now.ended, pick))
 
-    @precondition(lambda self: self._unfinished())
-    @rule(pick=_picks)
+    @_moves.add(lambda self: self.now.unfinished, pick=_picks)
     def terminate(self, pick: int) -> None:
         """End a workflow."""
-        task = _some(self._unfinished(), pick)
+        task = _some(self.now.unfinished, pick)
         self.world.operator.terminate_workflow(task.workflow_id, "not wanted")
 
-    @precondition(lambda self: self.world.running() and len(self.world.foreign) < MAX_FOREIGN)
-    @rule(folder=st.sampled_from(["a", "b", "other"]))
+    @_moves.add(
+        lambda self: self.now.running and len(self.world.foreign) < MAX_FOREIGN,
+        folder=st.sampled_from(["a", "b", "other"]),
+    )
     def commit_foreign(self, folder: str) -> None:
         """Let somebody else commit."""
         self.world.commit_foreign(folder)
 
     # --- what workers do ---
 
-    @precondition(lambda self: self._unfinished())
-    @rule(worker=st.integers(0, 3), kind=_kinds, answer_lost=st.sampled_from([False] * 5 + [True]))
-    def poll(self, worker: int, kind: str, answer_lost: bool) -> None:
-        """Take a task and begin with it, or with none when the answer is lost."""
-        self.world.worker(worker).poll(KIND_OF[kind], answer_lost=answer_lost)
+    @_moves.add(
+        lambda self: self.now.waiting,
+        weight=3,
+        pick=_picks,
+        worker=_workers,
+        answer_lost=st.sampled_from([False] * 5 + [True]),
+    )
+    def poll(self, pick: int, worker: int, answer_lost: bool) -> None:
+        """Take a task of a kind that waits; begin with it, or with none when the answer is lost."""
+        kind = KIND_NAMED[_some(self.now.waiting, pick).task_type]
+        self.world.worker(worker).poll(kind, answer_lost=answer_lost)
 
-    @precondition(lambda self: self.world.running())
-    @rule(pick=_picks, until=_early_calls, fate=_fates)
+    @_moves.add(
+        lambda self: self.now.running, weight=2, pick=_picks, until=_early_calls, fate=_fates
+    )
     def prepare(self, pick: int, until: str, fate: Fate) -> None:
         """Let one attempt go on to a call that is made before it may publish."""
         self._running(pick).run(until, fate)
 
-    @precondition(lambda self: self.world.running())
-    @rule(pick=_picks, until=_late_calls, fate=_fates)
+    @_moves.add(
+        lambda self: self.now.running, weight=3, pick=_picks, until=_late_calls, fate=_fates
+    )
     def publish(self, pick: int, until: str, fate: Fate) -> None:
         """Let one attempt go on to a call that publishes, reports or tidies up."""
         self._running(pick).run(until, fate)
 
-    @precondition(lambda self: self.world.running())
-    @rule(pick=_picks, merge=st.sampled_from([Fate.GO, Fate.HOLD]))
+    @_moves.add(
+        lambda self: self.now.running, pick=_picks, merge=st.sampled_from([Fate.GO, Fate.HOLD])
+    )
     def publish_and_die(self, pick: int, merge: Fate) -> None:
         """Let one attempt send its merge, which may arrive late, and die before it reports."""
         running = self._running(pick)
@@ -178,72 +211,89 @@ class Protocol(RuleBasedStateMachine):
         if not running.stepper.done:
             self.world.crash(running.worker)
 
-    @precondition(lambda self: self.world.running())
-    @rule(pick=_picks)
+    @_moves.add(lambda self: self.now.running, weight=2, pick=_picks)
     def finish(self, pick: int) -> None:
         """Let one attempt go on to its end."""
         self._running(pick).stepper.finish()
 
-    @precondition(lambda self: self.world.running())
-    @rule(pick=_picks, steps=st.integers(1, 4))
+    @_moves.add(lambda self: self.now.running, weight=2, pick=_picks, steps=st.integers(1, 4))
     def take_steps(self, pick: int, steps: int) -> None:
         """Let one attempt make a few calls."""
+        running = self._running(pick)
         for _ in range(steps):
-            self._running_step(pick)
+            running.stepper.step()
 
-    @precondition(lambda self: self.world.running())
-    @rule(pick=_picks, call=st.sampled_from(["observe", "extend"]), fate=_fates)
+    @_moves.add(
+        lambda self: self.now.running,
+        pick=_picks,
+        call=st.sampled_from(["observe", "extend"]),
+        fate=_fates,
+    )
     def beat(self, pick: int, call: str, fate: Fate) -> None:
-        """Send a heartbeat; the death of its worker is another rule's."""
+        """Send a heartbeat; the death of its worker is another move's."""
         lost = {Fate.DIE_BEFORE: Fate.LOSE_CALL, Fate.DIE_AFTER: Fate.LOSE_ANSWER}
         self._running(pick).beat(call, lost.get(fate, fate))
 
-    @precondition(lambda self: self.world.running())
-    @rule(pick=_picks)
+    @_moves.add(lambda self: self.now.running, pick=_picks)
     def drain(self, pick: int) -> None:
         """Want one attempt's worker to end."""
         self._running(pick).drain()
 
-    @precondition(lambda self: self.world.running())
-    @rule(pick=_picks)
+    @_moves.add(lambda self: self.now.running, pick=_picks)
     def die(self, pick: int) -> None:
         """Kill a worker."""
         self.world.crash(self._running(pick).worker)
 
     # --- what happens to all of them ---
 
-    @precondition(lambda self: self.world.held)
-    @rule(pick=_picks)
+    @_moves.add(lambda self: self.world.held, pick=_picks)
     def release(self, pick: int) -> None:
         """Let a call that was held arrive."""
         self.world.release(pick % len(self.world.held))
 
-    @precondition(lambda self: self.world.running())
-    @rule(kind=_kinds, worker=st.integers(0, 3))
-    def deliver_twice(self, kind: str, worker: int) -> None:
+    @_moves.add(lambda self: self.now.running, pick=_picks, worker=_workers)
+    def deliver_twice(self, pick: int, worker: int) -> None:
         """Put tasks that are under way in the queue once more, and let somebody take one."""
-        self.world.redeliver(KIND_OF[kind])
-        self.world.worker(worker).poll(KIND_OF[kind])
+        kind = KIND_NAMED[self._running(pick).lease.task_type]
+        self.world.redeliver(kind)
+        self.world.worker(worker).poll(kind)
 
-    @precondition(lambda self: self._unfinished())
-    @rule(seconds=st.sampled_from([1, 25, 61, 200]))
+    @_moves.add(
+        lambda self: self.now.unfinished, weight=2, seconds=st.sampled_from([1, 25, 61, 200])
+    )
     def pass_time(self, seconds: int) -> None:
         """Let time pass; 61 seconds end every lease that was not extended."""
         self.world.clock.advance(seconds)
 
-    @precondition(lambda self: self.world.leftovers)
-    @rule()
+    @_moves.add(lambda self: self.world.leftovers and not self._swept)
     def sweep(self) -> None:
         """Tidy up behind the dead."""
         self.world.sweep()
+        self._swept = True
+
+    # --- how hypothesis gets hold of it ---
+
+    @initialize(kind=_kinds, deeds=_deeds, left_out=_moves.swarm())
+    def begin(self, kind: str, deeds: list[Deed], left_out: frozenset[int]) -> None:
+        """Start with a task that one worker has taken."""
+        self.left_out = left_out
+        self.world.submit(KIND_OF[kind], deeds)
+        self.world.worker(0).poll(KIND_OF[kind])
+
+    @rule(move=_moves.choice())
+    def go_on(self, move: Chosen) -> None:
+        """Let one thing happen."""
+        self._swept = False
+        move.play(self)
 
     # --- what must hold ---
 
     @invariant()
     def promises_hold(self) -> None:
         """Check everything that must always hold."""
-        self._tasks = self.world.tasks()
-        self._checked(lambda: self.judge.check(self._tasks))
+        Places.steps += 1
+        self.now = Situation(self.world.tasks(), self.world.running())
+        self._checked(lambda: self.judge.check(self.now.tasks))
 
     def teardown(self) -> None:
         """Let the faults end: then every task ends, every promise holds, and nothing is left."""
@@ -251,6 +301,7 @@ class Protocol(RuleBasedStateMachine):
             if self._sound:
                 self.world.settle()
                 self._checked(self.judge.check_end)
+            Places.virtual_s += self.world.passed_s
         finally:
             self.world.close()
 
@@ -260,42 +311,4 @@ class Protocol(RuleBasedStateMachine):
         self._sound = True
 
     def _running(self, pick: int) -> Running:
-        return _some(self.world.running(), pick)
-
-    def _running_step(self, pick: int) -> None:
-        if self.world.running():
-            self._running(pick).stepper.step()
-
-    def _unfinished(self) -> list[TaskRecord]:
-        return [task for task in self._tasks if task.status in UNFINISHED]
-
-    def _ended(self) -> list[TaskRecord]:
-        """Return the tasks that can be run again: the last try of each, ended."""
-        tasks = self._tasks
-        waiting = {task.workflow_id for task in self._unfinished()}
-        retried = {task.retried_task_id for task in tasks}
-        return [
-            task
-            for task in tasks
-            if task.task_id not in retried and task.workflow_id not in waiting
-        ]
-
-    def _followable(self) -> list[TaskRecord]:
-        """Return the completed tasks whose output nobody takes over yet."""
-        tasks = self._tasks
-        if len(tasks) >= MAX_TASKS:
-            return []
-        taken = {(t.workflow_id, t.reference_name, t.input["workspace"]["ref"]) for t in tasks}
-        waiting = {(t.workflow_id, t.reference_name) for t in self._unfinished()}
-        return [
-            task
-            for task in tasks
-            if task.status == "COMPLETED"
-            and (task.workflow_id, f"{task.reference_name}+") not in waiting
-            and (
-                task.workflow_id,
-                f"{task.reference_name}+",
-                task.output["workspace"]["ref"],
-            )
-            not in taken
-        ]
+        return _some(self.now.running, pick)

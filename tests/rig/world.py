@@ -19,8 +19,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pygit2
+from pygit2.enums import FileMode
+
 from perago_worker.adapters.local.queue import LocalQueue
-from perago_worker.adapters.local.queue_records import UNFINISHED, TaskRecord
+from perago_worker.adapters.local.queue_operator import record
+from perago_worker.adapters.local.queue_records import COLUMNS, UNFINISHED, TaskRecord, TaskRow
 from perago_worker.adapters.local.store import LocalStore
 from perago_worker.adapters.system import SystemClock
 from perago_worker.definition import TaskDefinition
@@ -42,6 +46,13 @@ STEP_S = 61
 
 MAX_ROUNDS = 40
 
+BRANCH_REFERENCE = f"refs/heads/{BRANCH}"
+TASKS = (
+    f"SELECT workflow.status, {', '.join(f'task.{name}' for name in COLUMNS)}"  # noqa: S608
+    " FROM task JOIN workflow ON workflow.id = task.workflow_id ORDER BY task.seq"
+)
+SOMEBODY = pygit2.Signature("somebody", "somebody@example.com")
+
 
 class PassingClock(ManualClock):
     """A clock that a wait moves: all attempts are in one thread's hand, so nobody else could."""
@@ -51,6 +62,10 @@ class PassingClock(ManualClock):
         if not event.is_set():
             self.advance(seconds)
         return event.is_set()
+
+
+def _record(workflow_status: Any, *columns: Any) -> TaskRecord:
+    return record(TaskRow(*columns), workflow_status, log=())
 
 
 def fast_folder() -> Path:
@@ -65,14 +80,33 @@ def _taskdefs() -> tuple[dict[str, Any], ...]:
     return tuple(build_taskdef(kind) for kind in KINDS)
 
 
-def make_template(folder: Path) -> None:
-    """Make an empty queue that knows the tasks, and a store with one commit; worlds are copies."""
-    with closing(LocalQueue(folder / "queue.db", clock=SystemClock(), worker_id="none")) as queue:
-        for taskdef in _taskdefs():
-            queue.register_taskdef(taskdef)
-    store = LocalStore(folder / "store")
-    store.create_repository(REPOSITORY, branch=BRANCH)
-    put(store, FILES)
+class Template:
+    """An empty queue that knows the tasks, and a store with one commit; worlds are copies."""
+
+    def __init__(self, folder: Path) -> None:
+        with closing(LocalQueue(folder / "queue.db", clock=SystemClock(), worker_id="none")) as to:
+            for taskdef in _taskdefs():
+                to.register_taskdef(taskdef)
+        store = LocalStore(folder / "store")
+        store.create_repository(REPOSITORY, branch=BRANCH)
+        put(store, FILES)
+        found = [path.relative_to(folder) for path in sorted(folder.rglob("*"))]
+        self._folders = [path for path in found if (folder / path).is_dir()]
+        files = [path for path in found if (folder / path).is_file()]
+        # What is never written to again need not be copied.
+        self._kept = {path: folder / path for path in files if "objects" in path.parts}
+        self._copied = {path: (folder / path).read_bytes() for path in {*files} - {*self._kept}}
+
+    def copy(self, root: Path) -> None:
+        """Make a world's files in an empty folder."""
+        at = f"{root}/"  # joining paths takes as long as making files
+        for path in self._folders:
+            os.mkdir(f"{at}{path}")  # noqa: PTH102
+        for path, original in self._kept.items():
+            os.link(original, f"{at}{path}")
+        for path, content in self._copied.items():
+            with open(f"{at}{path}", "wb") as file:  # noqa: PTH123
+                file.write(content)
 
 
 @dataclass(frozen=True)
@@ -94,14 +128,21 @@ class World:
 
     store: WorkspaceStore
 
-    def __init__(self, template: Path, root: Path) -> None:
-        shutil.copytree(template, root, dirs_exist_ok=True)
+    def __init__(self, template: Template, root: Path) -> None:
+        template.copy(root)
         self.root = root
         self.clock = PassingClock()
         self.recorder = Recorder()
         self.bodies = Bodies()
         self.store = LocalStore(root / "store")
+        self._repository = root / "store" / f"{REPOSITORY}.git"
+        self._branch_file = str(self._repository / BRANCH_REFERENCE)
         self.operator = LocalQueue(root / "queue.db", clock=self.clock, worker_id="operator")
+        self._began_at = self.clock.now()
+        self._db = sqlite3.connect(
+            root / "queue.db", timeout=10, isolation_level=None, check_same_thread=False
+        )
+        self._known: dict[tuple[Any, ...], TaskRecord] = {}
         self.start = self.head()
         self.workers: dict[int, Worker] = {}
         self.held: list[Any] = []
@@ -118,8 +159,13 @@ class World:
 
     def head_id(self) -> str:
         """Return the id of the commit the branch is at, quicker than the store does."""
-        head = self.root / "store" / f"{REPOSITORY}.git" / "refs" / "heads" / BRANCH
-        return head.read_text().strip()
+        with open(self._branch_file) as file:  # noqa: PTH123 -- every step comes here
+            return file.read().strip()
+
+    @property
+    def passed_s(self) -> float:
+        """Seconds since the beginning."""
+        return self.clock.now() - self._began_at
 
     def is_holder(self, lease: Lease) -> bool:
         """Tell whether a lease is the delivery that holds its task, by the record alone."""
@@ -137,7 +183,11 @@ class World:
 
     def tasks(self) -> list[TaskRecord]:
         """Return every task, the first scheduled first."""
-        return self.operator.tasks(limit=10_000)[::-1]
+        self.operator.ended("")  # which lets happen what is due by now
+        found = self._db.execute(TASKS).fetchall()
+        # Most moves change one task at the most, and reading a record takes longer than its row.
+        self._known = {row: self._known.get(row) or _record(*row) for row in found}
+        return list(self._known.values())
 
     def submit(
         self,
@@ -199,19 +249,25 @@ class World:
 
     def _write(self, statement: str, **values: Any) -> None:
         # Behind the adapter's back: what only happens to a queue is no method of it.
-        with closing(sqlite3.connect(self.root / "queue.db", timeout=10)) as db, db:
-            db.execute(statement, values)
+        self._db.execute(statement, values)
 
     def commit_foreign(self, folder: str) -> None:
         """Let somebody else commit a file, and change one that is there."""
         mark = str(len(self.foreign))
-        files: dict[str, str | bytes | None] = {
-            f"{folder}/foreign/{mark}": mark,
-            f"{folder}/in.txt": f"foreign {mark}",
+        files = {
+            f"{folder}/foreign/{mark}": mark.encode(),
+            f"{folder}/in.txt": b"foreign " + mark.encode(),
         }
-        commit = put(self.store, files)
-        changes = {key: str(content).encode() for key, content in files.items()}
-        self.foreign.append(Foreign(commit.id, dict(changes)))
+        repo = pygit2.Repository(str(self._repository))
+        head, index = repo.references[BRANCH_REFERENCE].peel(pygit2.Commit), pygit2.Index()
+        index.read_tree(head.tree)
+        for key, content in files.items():
+            index.add(pygit2.IndexEntry(key, repo.create_blob(content), FileMode.BLOB))
+        tree = index.write_tree(repo)
+        commit = repo.create_commit(
+            BRANCH_REFERENCE, SOMEBODY, SOMEBODY, "Change by hand", tree, [head.id]
+        )
+        self.foreign.append(Foreign(str(commit), dict(files)))
 
     def release(self, index: int) -> None:
         """Let a call that was held arrive; nobody waits for its answer any more."""
@@ -282,5 +338,6 @@ class World:
         for worker in list(self.workers.values()):
             worker.die()
         self.operator.close()
+        self._db.close()
         shutil.rmtree(self.root, ignore_errors=True)
         self.leftovers.clear()

@@ -42,7 +42,7 @@ FIRST_CELL = re.compile(r"^\| `(?P<cell>[^`]+)`", re.MULTILINE)
 EVENT = re.compile(r'"([a-z]+\.[a-z_]+)"')
 NAMED_TEST = re.compile(r"[` ](?P<file>tests/[\w/]+\.py)(?:::(?P<name>[\w:]+))?`")
 REPEATED = re.compile(
-    r"^\d+\. `(?:(?P<variable>\w+)=\S+ )?\.venv/bin/python -m pytest ", re.MULTILINE
+    r"^\d+\. `(?P<variables>(?:\w+=\S+ )*)\.venv/bin/python -m pytest ", re.MULTILINE
 )
 LOGGED = re.compile(r"\.(?:debug|info|warning|error)\(\s*" + EVENT.pattern)
 
@@ -288,6 +288,6 @@ def test_every_figure_has_a_command_that_repeats_it() -> None:
         repeated, named = REPEATED.match(command), NAMED_TEST.search(command)
         assert repeated, f"not a command: {command}"
         assert named, f"it runs no test: {command}"
-        if variable := repeated["variable"]:
-            source = (ROOT / named["file"]).read_text(encoding="utf-8")
+        source = (ROOT / named["file"]).read_text(encoding="utf-8")
+        for variable in re.findall(r"(\w+)=", repeated["variables"]):
             assert f'"{variable}"' in source, f"{named['file']} reads no {variable}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from perago_worker.adapters.local import queue_tasks as tasks
@@ -116,11 +116,13 @@ def records(
         " WHERE ?1 IS NULL OR workflow_id = ?1 ORDER BY task.seq DESC LIMIT ?2"
     )
     found = db.execute(query, (workflow_id, limit)).fetchall()
-    return [_record(db, TaskRow(*columns), status) for status, *columns in found]
+    tasks_found = [(TaskRow(*columns), status) for status, *columns in found]
+    log = _log_of(db, [task for task, _ in tasks_found])
+    return [record(task, status, log=log[task.id]) for task, status in tasks_found]
 
 
-def _record(db: sqlite3.Connection, task: TaskRow, workflow_status: Any) -> TaskRecord:
-    lines = db.execute("SELECT line FROM log WHERE task_id = ? ORDER BY seq", (task.id,)).fetchall()
+def record(task: TaskRow, workflow_status: Any, *, log: Sequence[str]) -> TaskRecord:
+    """Return what is told of a task."""
     return TaskRecord(
         workflow_id=task.workflow_id,
         workflow_status=workflow_status,
@@ -136,11 +138,22 @@ def _record(db: sqlite3.Connection, task: TaskRow, workflow_status: Any) -> Task
         reason=task.reason,
         input=json.loads(task.input),
         output=json.loads(task.output),
-        log=tuple(line for (line,) in lines),
+        log=tuple(log),
         scheduled_time_ms=task.scheduled_ms,
         start_time_ms=task.start_ms,
         end_time_ms=task.end_ms,
     )
+
+
+def _log_of(db: sqlite3.Connection, found: Sequence[TaskRow]) -> Mapping[str, list[str]]:
+    lines: dict[str, list[str]] = {task.id: [] for task in found}
+    query = (
+        "SELECT task_id, line FROM log"
+        " WHERE task_id IN (SELECT value FROM json_each(?)) ORDER BY seq"
+    )
+    for task_id, line in db.execute(query, (json.dumps([*lines]),)):
+        lines[task_id].append(line)
+    return lines
 
 
 def _unregistered(db: sqlite3.Connection, task_type: str) -> str:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from types import FunctionType
 
 import pytest
-from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.rig import breakages, scenarios
-from tests.rig.machine import Places, Protocol
+from tests.rig.machine import Places, Protocol, examples
 from tests.rig.model import Model
 from tests.rig.search import search
 
@@ -37,15 +37,7 @@ def exhaustive_search() -> None:
 def state_machine() -> None:
     """Play some schedules; the search for the simplest one that fails is left out."""
     run_state_machine_as_test(
-        seed(1)(Protocol),
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=30,
-            deadline=None,
-            database=None,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        ),
+        seed(1)(Protocol), settings=settings(examples(EXAMPLES), phases=[Phase.generate])
     )
 
 
