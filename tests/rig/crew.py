@@ -123,7 +123,10 @@ class Running:
             directories=self.worker.directories,
             body=ThreadBody(bound),
             settings=AttemptSettings(
-                budget=BUDGET, limits=Limits(objects=1000), transfer_threads=1
+                budget=BUDGET,
+                limits=Limits(objects=1000),
+                transfer_threads=1,
+                adopt=world.adopt,
             ),
             redact=str,
             shut_down=threading.Event(),

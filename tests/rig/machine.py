@@ -30,7 +30,7 @@ from tests.rig.world import Template, World, fast_folder
 MAX_FOREIGN = 2
 """Somebody else's commit ends the chances of every attempt in progress, so they are few."""
 
-STEPS = 24
+STEPS = 20
 
 T = TypeVar("T")
 
@@ -273,10 +273,15 @@ class Protocol(RuleBasedStateMachine):
 
     # --- how hypothesis gets hold of it ---
 
-    @initialize(kind=_kinds, deeds=_deeds, left_out=_moves.swarm())
-    def begin(self, kind: str, deeds: list[Deed], left_out: frozenset[int]) -> None:
+    @initialize(
+        kind=_kinds,
+        deeds=_deeds,
+        adopt=st.sampled_from([True, True, False]),
+        left_out=_moves.swarm(),
+    )
+    def begin(self, kind: str, deeds: list[Deed], adopt: bool, left_out: frozenset[int]) -> None:
         """Start with a task that one worker has taken."""
-        self.left_out = left_out
+        self.left_out, self.world.adopt = left_out, adopt
         self.world.submit(KIND_OF[kind], deeds)
         self.world.worker(0).poll(KIND_OF[kind])
 

@@ -207,6 +207,6 @@ def steered_queue(queue: TaskQueue, watcher: Watcher) -> TaskQueue:
 def steered_store(store: WorkspaceStore, watcher: Watcher) -> WorkspaceStore:
     """Return a store whose calls stop the thread that makes them, reads and writes of files not."""
     calls = frozenset(
-        {"resolve", "history", "list", "stage", "replacement", "publish", "drop_stage"}
+        {"resolve", "history", "list", "changes", "stage", "replacement", "publish", "drop_stage"}
     )
     return cast("WorkspaceStore", Steered(store, calls, lost=StoreUnavailable, watcher=watcher))

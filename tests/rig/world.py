@@ -124,6 +124,7 @@ class World:
         held: Calls that were sent and have not arrived yet.
         foreign: Somebody else's commits, in their order.
         complaints: What attempts did that they must never do.
+        adopt: The setting of that name of all workers.
     """
 
     store: WorkspaceStore
@@ -149,6 +150,7 @@ class World:
         self.foreign: list[Foreign] = []
         self.leftovers: list[ExitStack] = []
         self.complaints: list[str] = []
+        self.adopt = True
         self._names = 0
 
     # --- what happens outside of workers ---
