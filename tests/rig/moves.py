@@ -32,21 +32,21 @@ class Move:
     weight: int
 
 
-@dataclass(frozen=True)
 class Chosen:
     """A move and what it was given."""
 
-    move: Move
-    given: Mapping[str, Any]
+    def __init__(self, move: Move, given: Mapping[str, Any]) -> None:
+        self._move = move
+        self._given = given
 
     def __repr__(self) -> str:
-        """Return it as a call."""
-        given = ", ".join(f"{name}={value!r}" for name, value in self.given.items())
-        return f"{self.move.play.__name__}({given})"
+        """Return it as a call: this is what the report of a failure is made of."""
+        given = ", ".join(f"{name}={value!r}" for name, value in self._given.items())
+        return f"{self._move.play.__name__}({given})"
 
     def play(self, machine: object) -> None:
         """Let it happen to a machine."""
-        self.move.play(machine, **self.given)
+        self._move.play(machine, **self._given)
 
 
 class Moves:
