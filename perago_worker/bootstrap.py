@@ -62,8 +62,9 @@ if TYPE_CHECKING:
     from perago_worker.adapters.local.queue import LocalQueue
     from perago_worker.adapters.local.store import LocalStore
 
-LOCAL_POLL_WAIT_S = 1.0
-"""A poll of the embedded queue costs next to nothing, and a short one lets it end sooner."""
+SHORT_POLL_WAIT_S = 1.0
+"""For the embedded queue, where a poll costs next to nothing, and for a worker that is to end when
+nothing is left: both end within a poll."""
 
 
 def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None) -> int:
@@ -285,7 +286,7 @@ def build_supervisor(
                 clock=clock,
             ),
             domain=task.domain,
-            idle_wait_s=LOCAL_POLL_WAIT_S if is_local else MAX_POLL_WAIT_S,
+            idle_wait_s=SHORT_POLL_WAIT_S if is_local or until_idle else MAX_POLL_WAIT_S,
             clock=clock,
             listener=listener,
         )

@@ -60,7 +60,8 @@ class Poller(ThreadService):
         self.domain = domain
         self._listener = listener
         self._backoff = Backoff(first_s=0.5, cap_s=30.0)
-        self.idle = False
+        self.deliveries = 0
+        self._empty_since: float | None = None
         self.polled_at: float | None = None
         self.last_error = ""
 
@@ -68,6 +69,10 @@ class Poller(ThreadService):
         """Send no further poll; the one in flight ends by itself."""
         super().stop()
         self.pool.wake()
+
+    def found_nothing_since(self, moment: float) -> bool:
+        """Whether the last poll was sent at or after `moment` and came back empty."""
+        return self._empty_since is not None and self._empty_since >= moment
 
     def run(self) -> None:
         """Poll until told to stop."""
@@ -100,13 +105,14 @@ class Poller(ThreadService):
         self.last_error = ""
         self.polled_at = self._clock.now()
         self._tell(leases, seconds)
-        self.idle = not leases
+        self.deliveries += len(leases)
+        self._empty_since = None if leases else started_at
         if not leases and wait_s and seconds < wait_s * EARLY_SHARE:
             self._clock.wait(self.stopping, wait_s - seconds)
         return leases
 
     def _after_error(self, error: QueueError, seconds: float) -> None:
-        self.idle = False
+        self._empty_since = None
         self.last_error = str(error)
         wait_s = self._backoff.next_wait()
         self._listener.on_event(

@@ -9,10 +9,10 @@ from typing import Literal, Protocol
 from perago_worker.attempt.backoff import Backoff
 from perago_worker.attempt.directories import AttemptDirectories
 from perago_worker.attempt.stop import StopCause
-from perago_worker.errors import QueueError
 from perago_worker.events import Listener, ServiceFailed, StateChanged
 from perago_worker.ports import Clock, TaskQueue
 from perago_worker.runtime.heartbeats import Heartbeats
+from perago_worker.runtime.idleness import Idleness
 from perago_worker.runtime.poller import Poller
 from perago_worker.runtime.service import Service
 from perago_worker.runtime.shutdown import Shutdown
@@ -87,7 +87,6 @@ class Supervisor:
         until_idle: bool,
         janitor: Service | None = None,
     ) -> None:
-        self._queue = queue
         self._pollers = pollers
         self._heartbeats = heartbeats
         self._janitor = [janitor] if janitor else []
@@ -97,7 +96,7 @@ class Supervisor:
         self._clock = clock
         self._listener = listener
         self._drain_timeout_s = drain_timeout_s
-        self._until_idle = until_idle
+        self._idleness = Idleness(queue, pollers, clock) if until_idle else None
         self._restarts: dict[str, _Restarts] = {}
         self.state: State = "starting"
 
@@ -145,7 +144,7 @@ class Supervisor:
         while not self._clock.wait(self._shutdown.drain, LOOK_INTERVAL_S):
             if not self._restart_failed():
                 return False
-            if self._until_idle and self._is_idle():
+            if self._idleness is not None and self._idleness.reached():
                 return True
         return True
 
@@ -170,15 +169,6 @@ class Supervisor:
                 restarts.started_at = self._clock.now()
                 service.start()
         return True
-
-    def _is_idle(self) -> bool:
-        """Whether nothing runs, nothing came with the last polls, and nothing waits."""
-        if any(pool.busy for pool in self._pools) or not all(p.idle for p in self._pollers):
-            return False
-        try:
-            return not any(self._queue.depth(p.task_type, domain=p.domain) for p in self._pollers)
-        except QueueError:
-            return False
 
     def _drain(self) -> None:
         """Take no new work, and let what runs finish, with its heartbeats, for so long."""

@@ -150,7 +150,7 @@ class TestPauses:
                 made.poller.start()
                 here.recorder.wait_for(PollFinished, 8)
                 assert made.poller.last_error == str(AWAY)
-                assert not made.poller.idle
+                assert not made.poller.found_nothing_since(0)
             events = here.recorder.of(PollFinished)[:8]
         assert {event.outcome for event in events} == {"error"}
         assert {event.error for event in events} == {str(AWAY)}

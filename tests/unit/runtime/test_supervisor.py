@@ -92,6 +92,10 @@ class Worker:
             janitor=janitor,
         )
 
+    def is_running(self) -> bool:
+        """Whether nothing has asked the worker to end yet."""
+        return states(self.here)[-1] == "running"
+
     def _make_endpoint(self, liveness: Check, readiness: Check) -> Endpoint:
         self.endpoints.append(Endpoint(self.here, liveness, readiness))
         return self.endpoints[-1]
@@ -194,7 +198,29 @@ class TestLife:
         here.queue.before("depth", raising(QueueUnavailable("away")), nth=1)
 
         assert worker.supervisor.run() == EXIT_DRAINED
-        assert here.queue.calls("depth") == 2
+        assert here.queue.calls("depth") > 1
+
+    def test_a_task_that_is_on_its_way_is_not_idle(self, here: Rig) -> None:
+        """A poll has taken it from the queue, and its answer is not here yet."""
+        worker = Worker(here, until_idle=True)
+
+        def keep_the_answer() -> None:
+            looks = here.queue.calls("depth") + 3
+            eventually(lambda: here.queue.calls("depth") >= looks or not worker.is_running())
+
+        here.queue.before("poll", worker.works.submit, nth=3)
+        here.queue.after("poll", keep_the_answer, nth=3)
+
+        assert worker.supervisor.run() == EXIT_DRAINED
+        assert worker.works.statuses() == ["COMPLETED"]
+        assert not here.recorder.of(GivenBack)
+
+    def test_a_task_that_comes_after_the_look_is_not_left(self, here: Rig) -> None:
+        worker = Worker(here, until_idle=True)
+        here.queue.after("depth", worker.works.submit, nth=1)
+
+        assert worker.supervisor.run() == EXIT_DRAINED
+        assert worker.works.statuses() == ["COMPLETED"]
 
 
 class TestDrain:
