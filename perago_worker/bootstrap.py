@@ -202,6 +202,7 @@ def _open_lakefs(settings: LakeFSStoreSettings, *, connections: int) -> Workspac
             ca_file=settings.ca_file,
             connect_timeout_s=settings.connect_timeout,
             request_timeout_s=settings.request_timeout,
+            presign=settings.presign == "auto",
             connections=connections,
         )
     )

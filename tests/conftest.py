@@ -16,6 +16,7 @@ from typing import TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 
+from deploy.servers.object_storage import LakeFSOnObjectStore
 from deploy.servers.servers import (
     Addresses,
     ConductorServer,
@@ -31,7 +32,9 @@ from deploy.servers.servers import (
 IN_CI = bool(os.environ.get("CI"))
 
 _SHARED = frozenset({"servers", "conductor_url", "lakefs"})
-_PRIVATE = frozenset({"private_servers", "private_conductor", "private_lakefs"})
+_PRIVATE = frozenset(
+    {"private_servers", "private_conductor", "private_lakefs", "lakefs_on_object_store"}
+)
 _S = TypeVar("_S", bound=Server)
 _PROBLEM = pytest.StashKey[ServersError]()
 
@@ -99,6 +102,17 @@ def conductor_url(servers: Addresses) -> str:
 def lakefs(servers: Addresses) -> LakeFSAccess:
     """The shared lakeFS: `endpoint` (without a path), `access_key_id`, `secret_access_key`."""
     return servers.lakefs
+
+
+@pytest.fixture(scope="session")
+def lakefs_on_object_store(
+    installed: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LakeFSOnObjectStore]:
+    """A lakeFS that signs addresses, and its object store, shared: use names of your own."""
+    pair = LakeFSOnObjectStore(tmp_path_factory.mktemp("lakefs-on-object-store"))
+    pair.start()
+    yield pair
+    pair.stop()
 
 
 @pytest.fixture

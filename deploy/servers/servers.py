@@ -28,6 +28,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from deploy.servers.install import cache_dir, install
+from deploy.servers.object_storage import LakeFSOnObjectStore
 from deploy.servers.pair import (
     Addresses,
     ConductorServer,
@@ -82,16 +83,32 @@ def _recall(state: dict[str, Any] | None, *, port: int) -> dict[str, Any]:
     }
 
 
+def load_on_object_store(directory: Path) -> LakeFSOnObjectStore:
+    """Recall what `up --object-store` started in a directory, or describe it anew."""
+    folder = directory / "on-object-store"
+    path = folder / "state.json"
+    state = json.loads(path.read_text()) if path.exists() else {}
+    return LakeFSOnObjectStore(
+        folder,
+        store=_recall(state.get("object-store"), port=0),
+        lakefs=_recall(state.get("lakefs"), port=0),
+    )
+
+
 def save(servers: Servers, directory: Path) -> None:
     """Write down what `load` needs, readable by the owner alone: it holds a secret."""
+    _save(servers.conductor, servers.lakefs, directory)
+
+
+def _save(other: Server, lakefs: LakeFSServer, directory: Path) -> None:
     state: dict[str, dict[str, object]] = {
         server.name: {
             "port": server.port,
             "process": asdict(server.process) if server.process else None,
         }
-        for server in (servers.conductor, servers.lakefs)
+        for server in (other, lakefs)
     }
-    access = asdict(servers.lakefs.access)
+    access = asdict(lakefs.access)
     del access["endpoint"]
     state["lakefs"].update(access)
     directory.mkdir(parents=True, exist_ok=True)
@@ -129,6 +146,11 @@ def _parser() -> argparse.ArgumentParser:
         if name == "up":
             command.add_argument("--conductor-port", type=int, default=0, metavar="N")
             command.add_argument("--lakefs-port", type=int, default=0, metavar="N")
+            command.add_argument(
+                "--object-store",
+                action="store_true",
+                help="also a lakeFS whose objects are in an object store; needs moto[server]",
+            )
             command.add_argument("--json", action="store_true", help="instead of `export` lines")
     return parser
 
@@ -152,10 +174,16 @@ def _up(options: argparse.Namespace) -> int:
     )
     servers.start(detach=True)
     save(servers, directory)
+    variables = servers.addresses.to_environment()
+    if options.object_store:
+        pair = load_on_object_store(directory)
+        pair.start(detach=True)
+        _save(pair.store, pair.lakefs, directory / "on-object-store")
+        variables |= pair.to_environment()
     if options.json:
-        sys.stdout.write(json.dumps(servers.addresses.to_environment(), indent=2) + "\n")
+        sys.stdout.write(json.dumps(variables, indent=2) + "\n")
         return 0
-    for name, value in servers.addresses.to_environment().items():
+    for name, value in variables.items():
         sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
     return 0
 
@@ -163,7 +191,10 @@ def _up(options: argparse.Namespace) -> int:
 def _down(options: argparse.Namespace) -> int:
     directory = _directory(options)
     servers = load(directory)
-    servers.stop()
+    try:
+        load_on_object_store(directory).stop()
+    finally:
+        servers.stop()
     # Kept: the data in the directory belongs to these keys.
     if (directory / "state.json").exists():
         save(servers, directory)

@@ -158,6 +158,9 @@ class LakeFSStoreSettings(Section):
     """Time for a connection to come about."""
     request_timeout: Seconds = 30.0
     """Time for a request to be answered, and longest pause within a transfer."""
+    presign: Literal["auto", "off"] = "auto"
+    """Whether objects are read and written at the object store itself, by addresses that the server
+    signs: `auto` where it offers to and they can be reached, `off` never."""
 
     @property
     def api_url(self) -> str:

@@ -11,6 +11,7 @@ from urllib.parse import quote, urlencode
 
 import urllib3
 
+from deploy.servers.object_storage import BUCKET, LakeFSOnObjectStore
 from perago_worker.adapters.lakefs import LakeFSSettings, LakeFSStore
 
 
@@ -30,7 +31,15 @@ class Server(Protocol):
 class LakeFSHarness:
     """A lakeFS store under test, and everybody else who uses the same server."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, *, namespace: str = "local:/", **settings: Any) -> None:
+        """Connect.
+
+        Args:
+            server: Where to.
+            namespace: Where the objects of new repositories are kept, without their names.
+            settings: Settings of the store that differ; see `settings_for`.
+        """
+        self._namespace = namespace
         self._base_url = f"{server.endpoint.rstrip('/')}/api/v1"
         self._http = urllib3.PoolManager(
             headers=urllib3.make_headers(
@@ -39,7 +48,7 @@ class LakeFSHarness:
             timeout=30.0,
             maxsize=16,
         )
-        self._store = LakeFSStore.open(settings_for(server))
+        self._store = LakeFSStore.open(settings_for(server, **settings))
 
     @property
     def store(self) -> LakeFSStore:
@@ -47,9 +56,8 @@ class LakeFSHarness:
 
     def repository(self) -> str:
         name = f"contract-{uuid.uuid4().hex[:12]}"
-        self.call(
-            "POST", "repositories", send={"name": name, "storage_namespace": f"local://{name}"}
-        )
+        namespace = f"{self._namespace}/{name}"
+        self.call("POST", "repositories", send={"name": name, "storage_namespace": namespace})
         return name
 
     def foreign_commit(
@@ -140,10 +148,22 @@ def settings_for(server: Server, **changes: Any) -> LakeFSSettings:
 
 
 @contextmanager
-def open_harness(server: Server) -> Iterator[LakeFSHarness]:
-    """Yield a harness over a running server."""
-    harness = LakeFSHarness(server)
+def open_harness(server: Server, **options: Any) -> Iterator[LakeFSHarness]:
+    """Yield a harness over a running server; see `LakeFSHarness`."""
+    harness = LakeFSHarness(server, **options)
     try:
         yield harness
     finally:
         harness.close()
+
+
+@contextmanager
+def open_presigned(servers: LakeFSOnObjectStore, **settings: Any) -> Iterator[LakeFSHarness]:
+    """Yield a harness over a lakeFS that signs addresses, for objects of every size.
+
+    Those above 5 MiB are written in parts: object stores take no smaller ones, but the last.
+    """
+    changes = {"presign_from_bytes": 0, "presign_part_bytes": 5 * 1024**2} | settings
+    namespace = f"s3://{BUCKET}"
+    with open_harness(servers.lakefs.access, namespace=namespace, **changes) as harness:
+        yield harness

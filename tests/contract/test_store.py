@@ -28,7 +28,11 @@ from tests.contract.store_harness import StoreHarness, open_local
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-STORES = ["local", pytest.param("lakefs", marks=pytest.mark.servers)]
+STORES = [
+    "local",
+    pytest.param("lakefs", marks=pytest.mark.servers),
+    pytest.param("lakefs-presigned", marks=pytest.mark.servers),
+]
 
 METADATA = {
     "perago-publication": "5f1c",
@@ -52,10 +56,14 @@ def harness(
             yield local
         return
     # Imported here, so that the suite over one adapter does not load the other one.
-    from tests.contract.lakefs_harness import open_harness
+    from tests.contract.lakefs_harness import open_harness, open_presigned
 
-    with open_harness(request.getfixturevalue("lakefs")) as lakefs:
-        yield lakefs
+    if request.param == "lakefs":
+        with open_harness(request.getfixturevalue("lakefs")) as lakefs:
+            yield lakefs
+        return
+    with open_presigned(request.getfixturevalue("lakefs_on_object_store")) as presigned:
+        yield presigned
 
 
 @pytest.fixture

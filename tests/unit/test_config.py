@@ -130,6 +130,7 @@ KEYS = [
     Key("store", "ca_file", '"ca.pem"', "ca.pem", "/ca.pem", SERVERS),
     Key("store", "connect_timeout", '"1s"', "1s", 1.0, SERVERS),
     Key("store", "request_timeout", "61", "1m1s", 61.0, SERVERS),
+    Key("store", "presign", '"off"', "off", "off", SERVERS),
     Key("workspace", "root", '"/scratch"', "/scratch", Path("/scratch")),
     Key("workspace", "transfer_connections", "16", "16", 16),
     Key("workspace", "max_bytes", '"20GB"', "20GB", 20_000_000_000),

@@ -32,6 +32,7 @@ from perago_worker.adapters.lakefs.mapping import (
     ToError,
     one_line,
 )
+from perago_worker.adapters.lakefs.presigned import Presigned
 from perago_worker.adapters.lakefs.settings import LakeFSSettings
 from perago_worker.adapters.lakefs.transport import Transport
 
@@ -43,6 +44,7 @@ class Api:
 
     def __init__(self, settings: LakeFSSettings) -> None:
         self._transport = transport = Transport(settings)
+        self._presigned = Presigned(transport, settings)
         self._auth = AuthApi(transport.client)
         self._branches = BranchesApi(transport.client)
         self._commits = CommitsApi(transport.client)
@@ -233,6 +235,11 @@ class Api:
     ) -> int:
         """Write an object, or a range of it, to `sink` and return the number of bytes."""
         path = ("repositories", repository, "refs", commit, "objects")
+        read = self._presigned.download(
+            *path, key=key, sink=sink, start=start, size=size, into=into
+        )
+        if read is not None:
+            return read
         return self._transport.download(
             *path, query={"path": key}, sink=sink, start=start, size=size, into=into
         )
@@ -248,9 +255,12 @@ class Api:
         into: ToError,
     ) -> Entry:
         """Store `size` bytes of `source` and return what the server says it stored."""
-        path = ("repositories", repository, "branches", branch, "objects")
+        path = ("repositories", repository, "branches", branch)
+        stored = self._presigned.upload(*path, key=key, source=source, size=size, into=into)
+        if stored is not None:
+            return stored
         body = self._transport.upload(
-            *path, query={"path": key}, source=source, size=size, into=into
+            *path, "objects", query={"path": key}, source=source, size=size, into=into
         )
         try:
             return Entry.model_validate_json(body)
@@ -270,4 +280,5 @@ class Api:
 
     def close(self) -> None:
         """Close idle connections now and busy ones when their calls end."""
+        self._presigned.close()
         self._transport.close()

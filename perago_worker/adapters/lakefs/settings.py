@@ -21,6 +21,11 @@ class LakeFSSettings:
         ca_file: PEM file of the authorities to trust instead of the system's; None is the system's.
         connect_timeout_s: Longest time for a connection to be made, TLS included.
         request_timeout_s: Longest silence of the server within a call.
+        presign: Read and write objects at the object store itself, by addresses that lakeFS signs,
+            where it offers to.
+        presign_from_bytes: Size from which objects are written there: it takes two calls more.
+        presign_part_bytes: Size from which they are written there in parts, and size of those. An
+            object store takes 5 GiB at once, and 10,000 parts of 5 MiB and more.
         connections: How many objects are transferred at a time; that many connections stay warm.
     """
 
@@ -30,6 +35,9 @@ class LakeFSSettings:
     ca_file: Path | None = None
     connect_timeout_s: float = 5.0
     request_timeout_s: float = 30.0
+    presign: bool = True
+    presign_from_bytes: int = 4 * 1024**2
+    presign_part_bytes: int = 1024**3
     connections: int = 8
 
     @property

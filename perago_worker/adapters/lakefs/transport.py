@@ -9,6 +9,7 @@ Importing this module loads the SDK, which takes about a second; `LakeFSStore` d
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeVar
@@ -30,17 +31,22 @@ from perago_worker.adapters.lakefs.mapping import (
     one_line,
 )
 from perago_worker.adapters.lakefs.settings import LakeFSSettings
-from perago_worker.errors import StoreUnavailable
+from perago_worker.adapters.lakefs.streams import (
+    CHUNK_BYTES,
+    RANGE_BEYOND_END,
+    SourceError,
+    exactly,
+    range_header,
+    require_range,
+)
 
 T = TypeVar("T")
 
-CHUNK_BYTES = 1024 * 1024
 SPARE_CONNECTIONS = 4
 """Connections kept warm beside those that transfer objects: heads, merges, pings, the janitor."""
 
-PARTIAL = 206
-RANGE_BEYOND_END = 416
-"""Status for a range that begins where the object has ended, any range of an empty one included."""
+REDIRECTS = frozenset({302, 303, 307})
+NOT_OFFERED = frozenset({400, 405, 501})
 
 CONTENT_TYPE = "application/octet-stream"
 """The same for every object: to lakeFS, equal bytes under another content type are a change."""
@@ -108,7 +114,7 @@ class Transport:
 
         An answer that ends early is a failed call. What `sink` raises is passed on as it is.
         """
-        headers = _range_header(start, size)
+        headers = range_header(start, size)
         with translated(into):
             response = self._request("GET", path, query, headers=headers, preload_content=False)
         read = 0
@@ -116,7 +122,7 @@ class Transport:
             if headers and response.status == RANGE_BEYOND_END:
                 return 0
             with translated(into):
-                _require_range(_checked(response), start, size)
+                require_range(_checked(response), start, size)
             while True:
                 with translated(into):
                     chunk = response.read(CHUNK_BYTES, decode_content=False)
@@ -127,6 +133,31 @@ class Transport:
         finally:
             # Closes the connection of an answer that was not read to its end, and nothing else.
             response.close()
+
+    def send(
+        self, method: str, *path: str, query: Mapping[str, str], body: object, into: ToError
+    ) -> bytes:
+        """Send JSON and return the body of the answer."""
+        headers = {"Content-Type": "application/json"}
+        with translated(into):
+            response = self._request(
+                method, path, query, body=json.dumps(body).encode(), headers=headers
+            )
+            return _checked(response).data
+
+    def redirection(self, *path: str, query: Mapping[str, str], into: ToError) -> str | None:
+        """Return where an answer redirects to, None when it does not."""
+        with translated(into):
+            response = self._request("GET", path, query, preload_content=False)
+            try:
+                if response.status in REDIRECTS:
+                    response.drain_conn()
+                    return response.headers.get("Location")
+                if response.status not in NOT_OFFERED:
+                    _checked(response)
+                return None
+            finally:
+                response.close()  # the connection too, where an object came instead
 
     def upload(
         self, *path: str, query: Mapping[str, str], source: BinaryIO, size: int, into: ToError
@@ -142,14 +173,14 @@ class Transport:
         # A new connection sends under the connect timeout, and a server that is slow to take bytes
         # is not one that is hard to reach.
         timeout = Timeout(connect=self._request_s, read=self._request_s)
-        body = _exactly(source, size)
+        body = exactly(source, size)
         try:
             with translated(into):
                 response = self._request(
                     "POST", path, query, body=body, headers=headers, timeout=timeout
                 )
                 return _checked(response).data
-        except _SourceError as failed:
+        except SourceError as failed:
             raise failed.error from None
 
     def close(self) -> None:
@@ -213,24 +244,6 @@ def _checked(response: BaseHTTPResponse) -> BaseHTTPResponse:
     raise error
 
 
-def _range_header(start: int, size: int | None) -> dict[str, str]:
-    if not start and size is None:
-        return {}
-    last = "" if size is None else start + size - 1
-    return {"Range": f"bytes={start}-{last}"}
-
-
-def _require_range(response: BaseHTTPResponse, start: int, size: int | None) -> None:
-    """Fail when the answer is not the range that was asked for, as proxies may make it."""
-    if not start and size is None:
-        return
-    if response.status == PARTIAL and response.headers.get("Content-Range", "").startswith(
-        f"bytes {start}-"
-    ):
-        return
-    raise HTTPError("the answer is not the range of the object that was asked for")
-
-
 def _configuration(settings: LakeFSSettings) -> Configuration:
     configuration = Configuration(
         host=settings.base_url,
@@ -242,28 +255,3 @@ def _configuration(settings: LakeFSSettings) -> Configuration:
     configuration.retries = False  # type: ignore[assignment]  # typed by its default
     configuration.connection_pool_maxsize = settings.connections + SPARE_CONNECTIONS
     return configuration
-
-
-class _SourceError(Exception):
-    """Carries what a file raised past urllib3, which takes an OSError for a broken connection."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-        super().__init__(str(error))
-
-
-def _exactly(source: BinaryIO, size: int) -> Iterator[bytes]:
-    """Yield `size` bytes of `source`.
-
-    An iterator, since urllib3 reads files 16 KiB at a time, and sends what is beyond `size` too.
-    """
-    left = size
-    while left:
-        try:
-            chunk = source.read(min(left, CHUNK_BYTES))
-        except (OSError, ValueError) as error:
-            raise _SourceError(error) from error
-        if not chunk:
-            raise StoreUnavailable(f"the file ended {left} bytes before its expected {size}")
-        left -= len(chunk)
-        yield chunk
