@@ -178,7 +178,8 @@ class Protocol(RuleBasedStateMachine):
 
     @_moves.add(
         lambda self: self.now.waiting,
-        weight=3,
+        weight=2,
+        spared=True,
         pick=_picks,
         worker=_workers,
         answer_lost=st.sampled_from([False] * 5 + [True]),
@@ -259,9 +260,7 @@ class Protocol(RuleBasedStateMachine):
         self.world.redeliver(kind)
         self.world.worker(worker).poll(kind)
 
-    @_moves.add(
-        lambda self: self.now.unfinished, weight=2, seconds=st.sampled_from([1, 25, 61, 200])
-    )
+    @_moves.add(lambda self: self.now.unfinished, seconds=st.sampled_from([1, 25, 61, 200]))
     def pass_time(self, seconds: int) -> None:
         """Let time pass; 61 seconds end every lease that was not extended."""
         self.world.clock.advance(seconds)

@@ -24,12 +24,14 @@ class Move:
         possible: Tells whether it can happen to a machine now.
         given: What it is given, each drawn by its strategy.
         weight: How often it is chosen, compared with others.
+        spared: Whether no schedule does without it.
     """
 
     play: Callable[..., None]
     possible: Callable[[Any], object]
     given: Mapping[str, st.SearchStrategy[Any]]
     weight: int
+    spared: bool
 
 
 class Chosen:
@@ -60,12 +62,13 @@ class Moves:
         possible: Callable[[Any], object],
         *,
         weight: int = 1,
+        spared: bool = False,
         **given: st.SearchStrategy[Any],
     ) -> Callable[[Callable[..., None]], Callable[..., None]]:
         """Return a decorator that makes a method a move."""
 
         def added(play: Callable[..., None]) -> Callable[..., None]:
-            self._all.append(Move(play, possible, given, weight))
+            self._all.append(Move(play, possible, given, weight, spared))
             return play
 
         return added
@@ -77,16 +80,16 @@ class Moves:
         one, keeps from happening what only happens after many of them.
         """
         size = len(self._all) + 1
-        return st.binary(min_size=size, max_size=size).map(_left_out)
+        return st.binary(min_size=size, max_size=size).map(self._left_out)
 
     def choice(self) -> st.SearchStrategy[Chosen]:
         """Draw a move that is possible now."""
         return _choice(self._all)
 
-
-def _left_out(drawn: bytes) -> frozenset[int]:
-    share, *scores = drawn  # none are left out by zeros, so that failures shrink towards all
-    return frozenset(index for index, score in enumerate(scores) if score > 255 - share)
+    def _left_out(self, drawn: bytes) -> frozenset[int]:
+        share, *scores = drawn  # zeros leave out none, so that failures shrink towards that
+        chances = enumerate(zip(self._all, scores, strict=True))
+        return frozenset(i for i, (m, score) in chances if score > 255 - share and not m.spared)
 
 
 class Machine(Protocol):
