@@ -13,7 +13,7 @@ UV ?= uv
 
 .PHONY: help
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1	\2/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' Makefile | expand -t 14
 
 .PHONY: run
 run: .venv/runtime.stamp ## Run the example on the embedded queue and store
@@ -25,6 +25,11 @@ run: .venv/runtime.stamp ## Run the example on the embedded queue and store
 .PHONY: test
 test: .venv/dev.stamp ## Run the everyday tests, without servers
 	@.venv/bin/python -m pytest -q -n 2 -m "not servers" tests/unit tests/contract tests/e2e
+
+.PHONY: deploy-test
+deploy-test: .venv/dev.stamp ## Test what is in deploy/: alerts, dashboard, chart, kustomize, image
+	@.venv/bin/hadolint Dockerfile deploy/examples/image/Dockerfile
+	@.venv/bin/python -m pytest -q tests/deploy
 
 .PHONY: servers
 servers: .venv/dev.stamp ## Start a real Conductor and a real lakeFS, and print how to reach them
