@@ -563,7 +563,19 @@ def test_the_sdk_is_not_loaded_before_it_is_needed() -> None:
         "import sys; from perago_worker.adapters.lakefs import LakeFSSettings, LakeFSStore; "
         "LakeFSStore.open(LakeFSSettings(endpoint='http://h', access_key_id='a',"
         " secret_access_key='b')).close(); "
-        "assert 'lakefs_sdk' not in sys.modules, 'lakefs_sdk is loaded'"
+        "assert 'perago_worker.adapters.lakefs.sdk' not in sys.modules, 'the SDK is loaded'"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize("before", ["", "import lakefs_sdk; "])
+def test_the_sdk_is_whole_for_others(before: str) -> None:
+    """Task code may share the process, and may import the SDK for itself, before us or after."""
+    script = (
+        f"{before}import perago_worker.adapters.lakefs.sdk as ours, lakefs_sdk; "
+        "assert lakefs_sdk.AuthApi and lakefs_sdk.models.User; "
+        f"assert (lakefs_sdk.RefsApi is ours.RefsApi) == {bool(before)}"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()

@@ -9,54 +9,29 @@ for that client.
 
 Importing any part of the SDK runs its top package, which loads its worker runtime, sets the start
 method of `multiprocessing` for the whole process and adds a method to every logger. Task code may
-run in this process and must not find it changed, and a worker should poll within a second of its
-start, of which the top package would take a fifth. So the parts are imported below an empty
-stand-in for it, and are then taken out of `sys.modules`: whoever imports the SDK afterwards gets it
-whole.
+run in this process and must not find it changed. So the parts are imported below stand-ins, and
+without the SDK's client and what that loads.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import logging
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-_TOP = "conductor.client"
+from perago_worker.adapters.partial_import import without_packages
+
+_CLIENT = "conductor.client.http.api_client"
 
 
-@contextmanager
-def _without_top_package() -> Iterator[None]:
-    """Import parts of the SDK privately; when somebody has imported it before, use theirs."""
-    if _TOP in sys.modules:
-        yield
-        return
-    before = set(sys.modules)
-    had_trace = hasattr(logging.Logger, "trace")
-    sys.modules[_TOP] = _stand_in()
-    try:
-        yield
-    finally:
-        for name in set(sys.modules) - before:
-            if name.split(".")[0] == "conductor":
-                del sys.modules[name]
-        if not had_trace:
-            del logging.Logger.trace  # type: ignore[attr-defined]
+def _no_client() -> ModuleType:
+    module = ModuleType(_CLIENT)
+    module.ApiClient = None  # type: ignore[attr-defined]  # the default of what we always give
+    return module
 
 
-def _stand_in() -> ModuleType:
-    root = importlib.util.find_spec("conductor")
-    if root is None or root.submodule_search_locations is None:
-        raise ImportError("conductor-python is not installed")
-    package = ModuleType(_TOP)
-    package.__path__ = [f"{folder}/client" for folder in root.submodule_search_locations]
-    return package
-
-
-with _without_top_package():
+with without_packages(
+    "conductor.client", "conductor.client.http.models", stubs={_CLIENT: _no_client()}
+):
     from conductor.client.http.api.metadata_resource_api import MetadataResourceApi
     from conductor.client.http.api.task_resource_api import TaskResourceApi
     from conductor.client.http.models.task_exec_log import TaskExecLog

@@ -1,7 +1,7 @@
 """The calls the store makes, in terms of lakefs-sdk; nothing else knows its classes.
 
 Every method takes `into`, which makes the error to raise when the call fails. Importing this module
-loads the SDK, which takes about a second; `LakeFSStore` defers it.
+loads the SDK; `LakeFSStore` defers it.
 """
 
 from __future__ import annotations
@@ -9,30 +9,32 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO, TypeVar
 
-from lakefs_sdk.api.auth_api import AuthApi
-from lakefs_sdk.api.branches_api import BranchesApi
-from lakefs_sdk.api.commits_api import CommitsApi
-from lakefs_sdk.api.objects_api import ObjectsApi
-from lakefs_sdk.api.refs_api import RefsApi
-from lakefs_sdk.api.repositories_api import RepositoriesApi
-from lakefs_sdk.models.branch_creation import BranchCreation
-from lakefs_sdk.models.commit import Commit
-from lakefs_sdk.models.commit_creation import CommitCreation
-from lakefs_sdk.models.merge import Merge
-from lakefs_sdk.models.object_error import ObjectError
-from lakefs_sdk.models.path_list import PathList
 from pydantic import BaseModel
 
 from perago_worker.adapters.lakefs.mapping import (
     PAGE,
+    CurrentUser,
     Difference,
     Entry,
     NoAnswer,
     Page,
+    Repository,
     ToError,
     one_line,
 )
 from perago_worker.adapters.lakefs.presigned import Presigned
+from perago_worker.adapters.lakefs.sdk import (
+    BranchCreation,
+    BranchesApi,
+    Commit,
+    CommitCreation,
+    CommitsApi,
+    Merge,
+    ObjectError,
+    ObjectsApi,
+    PathList,
+    RefsApi,
+)
 from perago_worker.adapters.lakefs.settings import LakeFSSettings
 from perago_worker.adapters.lakefs.transport import Transport
 
@@ -45,20 +47,18 @@ class Api:
     def __init__(self, settings: LakeFSSettings) -> None:
         self._transport = transport = Transport(settings)
         self._presigned = Presigned(transport, settings)
-        self._auth = AuthApi(transport.client)
         self._branches = BranchesApi(transport.client)
         self._commits = CommitsApi(transport.client)
         self._objects = ObjectsApi(transport.client)
         self._refs = RefsApi(transport.client)
-        self._repositories = RepositoriesApi(transport.client)
 
     def whoami(self, *, into: ToError) -> None:
         """Ask who we are; fails without valid credentials."""
-        self._transport.call(self._auth.get_current_user, into=into)
+        self._get(CurrentUser, ("user",), {}, into=into)
 
     def require_repository(self, repository: str, *, into: ToError) -> None:
         """Fail when there is no such repository."""
-        self._transport.call(self._repositories.get_repository, repository, into=into)
+        self._get(Repository, ("repositories", repository), {}, into=into)
 
     def commit(self, repository: str, ref: str, *, into: ToError) -> Commit:
         """Return the commit that any kind of reference leads to."""

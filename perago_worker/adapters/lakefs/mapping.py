@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel
 
@@ -26,8 +26,8 @@ from perago_worker.errors import (
 )
 from perago_worker.models import Change, CommitInfo, ObjectInfo
 
-if TYPE_CHECKING:  # loading the SDK takes a second; see `LakeFSStore`
-    from lakefs_sdk.models.commit import Commit
+if TYPE_CHECKING:  # loading the SDK takes its time; see `LakeFSStore`
+    from perago_worker.adapters.lakefs.sdk import Commit
 
 E = TypeVar("E", bound=BaseModel)
 
@@ -198,6 +198,18 @@ def _advice(status: int) -> str:
 
 
 # --- what the server tells of its content ---------------------------------------------------------
+
+
+class CurrentUser(BaseModel):
+    """Who we are, as the server answers."""
+
+    user: dict[str, Any]
+
+
+class Repository(BaseModel):
+    """A repository, of which only that it exists is of interest."""
+
+    id: str
 
 
 class Entry(BaseModel):

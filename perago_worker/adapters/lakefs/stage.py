@@ -20,10 +20,9 @@ from perago_worker.adapters.lakefs.mapping import (
 from perago_worker.errors import NotFound, NothingToCommit, StoreError, StoreRefused
 from perago_worker.models import CommitInfo, ObjectInfo
 
-if TYPE_CHECKING:  # loading the SDK takes a second; see `LakeFSStore`
-    from lakefs_sdk.models.commit import Commit
-
+if TYPE_CHECKING:  # loading the SDK takes its time; see `LakeFSStore`
     from perago_worker.adapters.lakefs.api import Api
+    from perago_worker.adapters.lakefs.sdk import Commit
 
 
 class LakeFSStage:

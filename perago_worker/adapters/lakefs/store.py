@@ -39,7 +39,7 @@ from perago_worker.models import Change, CommitInfo, ObjectInfo
 from perago_worker.models.publication import EXPECTED_HEAD
 from perago_worker.ports import Digest, FenceLevel, Stage
 
-if TYPE_CHECKING:  # loading the SDK takes a second; see `LakeFSStore`
+if TYPE_CHECKING:  # loading the SDK takes its time; see `LakeFSStore`
     from perago_worker.adapters.lakefs.api import Api
 
 STAGE_PREFIX = "perago-"
@@ -55,8 +55,8 @@ _COMMIT = re.compile(r"[0-9a-f]{1,64}")
 class LakeFSStore:
     """`WorkspaceStore` over one lakeFS server.
 
-    Nothing is loaded or connected before the first call: lakefs-sdk takes about a second to load,
-    which a worker can spend while it polls. `ping` does it early.
+    Nothing is loaded or connected before the first call: lakefs-sdk takes a part of a second to
+    load, which a worker can spend while it polls. `ping` does it early.
     """
 
     def __init__(self, settings: LakeFSSettings) -> None:

@@ -4,7 +4,7 @@ Small calls go through lakefs-sdk. Object bytes and listings use the SDK's own c
 directly: its upload and download hold whole objects in memory, and its listing spends 25 ms of
 processor time on every 1,000 objects.
 
-Importing this module loads the SDK, which takes about a second; `LakeFSStore` defers it.
+Importing this module loads the SDK; `LakeFSStore` defers it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,6 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit
 
-from lakefs_sdk.api_client import ApiClient
-from lakefs_sdk.configuration import Configuration
-from lakefs_sdk.exceptions import ApiException
 from urllib3 import BaseHTTPResponse, Timeout
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
@@ -30,6 +27,7 @@ from perago_worker.adapters.lakefs.mapping import (
     answered,
     one_line,
 )
+from perago_worker.adapters.lakefs.sdk import ApiClient, ApiException, Configuration
 from perago_worker.adapters.lakefs.settings import LakeFSSettings
 from perago_worker.adapters.lakefs.streams import (
     CHUNK_BYTES,
@@ -203,7 +201,7 @@ class Transport:
         # tenth of what a small object takes.
         return self._host.urlopen(
             method,
-            f"{target}?{parameters}",
+            f"{target}?{parameters}" if parameters else target,
             headers={**self._headers, **(headers or {})},
             timeout=timeout or self._timeout,
             retries=False,
