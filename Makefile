@@ -35,6 +35,10 @@ deploy-test: .venv/dev.stamp ## Test what is in deploy/: alerts, dashboard, char
 servers: .venv/dev.stamp ## Start a real Conductor and a real lakeFS, and print how to reach them
 	@.venv/bin/python $(SERVERS) up
 
+.PHONY: bench
+bench: .venv/bench.stamp ## Measure speed beside other clients, on both real servers (about an hour)
+	@.venv/bin/python -m benchmarks --out benchmarks/out $(BENCH)
+
 .PHONY: lint
 lint: .venv/dev.stamp ## Check format, style and the direction of imports
 	@.venv/bin/ruff format --check .
@@ -50,9 +54,11 @@ types: .venv/dev.stamp ## Check types
 LOCK = $(UV) pip compile --quiet --universal --generate-hashes --no-annotate --upgrade \
   --python-version 3.11 --custom-compile-command 'make lock' pyproject.toml -
 .PHONY: lock
-lock: ## Renew both lock files (needs uv)
+lock: ## Renew the lock files (needs uv)
 	@printf 'hatchling\neditables\n' | $(LOCK) --group dev -o requirements-dev.lock
 	@printf 'hatchling\neditables\n' | $(LOCK) -c requirements-dev.lock -o requirements.lock
+	@printf 'hatchling\neditables\n' | $(LOCK) --group dev --group bench -c requirements-dev.lock \
+	  -o requirements-bench.lock
 
 .PHONY: clean
 clean: ## Remove what make made; the cache of the real servers stays
@@ -76,4 +82,10 @@ clean: ## Remove what make made; the cache of the real servers stays
 	@echo "Installing what $< names ..." >&2
 	@$(PIP) install --require-hashes --requirement requirements-dev.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The development environment and what draws pictures.
+.venv/bench.stamp: requirements-bench.lock .venv/dev.stamp
+	@echo "Installing what $< names ..." >&2
+	@$(PIP) install --require-hashes --requirement requirements-bench.lock
 	@touch $@
