@@ -25,7 +25,7 @@ pytestmark = pytest.mark.servers
 
 CASES = "PERAGO_TEST_PROXY_CASES"
 EVERYDAY = 20
-REPEAT = f"{CASES}='{{}}' python -m pytest tests/long/test_fault_proxy.py"
+REPEAT = f"{CASES}='{{}}' python -m pytest tests/integration/test_fault_proxy.py"
 THREADS = 4
 
 LASTING = {"reset_before", "503", "429"}

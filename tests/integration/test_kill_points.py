@@ -25,7 +25,7 @@ pytestmark = pytest.mark.servers
 
 CASES = "PERAGO_TEST_SERVED_KILL_CASES"
 EVERYDAY = 12
-REPEAT = f"{CASES}='{{}}' python -m pytest tests/long/test_kill_points.py"
+REPEAT = f"{CASES}='{{}}' python -m pytest tests/integration/test_kill_points.py"
 THREADS = 4
 SCENES = ("first", "deletion", "replace", "adopt", "no_op", "fenced")
 
