@@ -230,7 +230,8 @@ class WorkspaceStore(Protocol):
         """Write an object's bytes to `into`, streaming, and return their number. Idempotent.
 
         The caller compares size and checksum with the listing, and starts over with an empty file
-        when the call fails half-way.
+        when the call fails half-way. What `into` raises, such as the OSError of a full disk, is
+        passed on as it is.
 
         Args:
             start: The first byte wanted.

@@ -156,7 +156,7 @@ def as_attempt_error(error: Exception, unavailable: Code) -> AttemptError:
             return TerminalAttemptError(Code.STORE_REFUSED, str(error))
         case StoreUnavailable():
             return RetryableAttemptError(unavailable, f"the store did not answer: {error}")
-        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):
             return RetryableAttemptError(
                 Code.DISK_FULL, "no space is left where the worker keeps its workspaces"
             )

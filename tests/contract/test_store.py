@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import random
 import threading
@@ -369,6 +370,22 @@ def test_a_range_of_a_missing_object_is_not_found(
     commit = staged(store, repository, base.id, {"a": b"1"})
     with pytest.raises(NotFound):
         store.read(repository, commit.id, "b", io.BytesIO(), start=5, size=1)
+
+
+@pytest.mark.parametrize("size", [10, 3_000_000])
+def test_what_the_receiving_file_raises_is_passed_on(
+    store: WorkspaceStore, repository: str, base: CommitInfo, size: int
+) -> None:
+    """A full disk is not the store's fault, and not a reason to read again."""
+
+    class Full(io.BytesIO):
+        def write(self, data: object, /) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    commit = staged(store, repository, base.id, {"a": bytes(size)})
+    for part in ({}, {"start": 1, "size": 5}):
+        with pytest.raises(OSError, match="No space left"):
+            store.read(repository, commit.id, "a", Full(), **part)
 
 
 def test_the_ranges_of_an_object_are_its_bytes(

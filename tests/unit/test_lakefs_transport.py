@@ -446,6 +446,26 @@ def test_a_file_that_ends_early_is_not_stored_as_a_short_one(serve: Any, store_o
         write(store_over(server.endpoint), io.BytesIO(b"he"))
 
 
+@pytest.mark.parametrize(
+    "head", [b'HTTP/1.1 500 Said\r\nContent-Length: 24\r\n\r\n{"message": "disk full"}\n', b""]
+)
+def test_a_server_that_gives_up_half_way_stores_nothing(
+    serve: Any, store_over: Any, head: bytes
+) -> None:
+    """Its disk is full: it says so, or just ends, while bytes are still on their way."""
+
+    def give_up(request: Request, out: socket.socket) -> None:
+        request.stream.read(100_000)
+        out.sendall(head)
+        raise HangupError
+
+    store = store_over(serve(created, give_up, created, stored).endpoint)
+    size = 50_000_000
+    with pytest.raises(StoreUnavailable):
+        write(store, io.BytesIO(bytes(size)), size)
+    write(store)
+
+
 def test_what_the_file_to_upload_raises_is_passed_on(serve: Any, store_over: Any) -> None:
     class Broken(io.RawIOBase):
         def read(self, size: int = -1, /) -> bytes:

@@ -28,7 +28,12 @@ from perago_worker.adapters.local.store_git import (
     isolate_libgit2,
 )
 from perago_worker.adapters.local.store_import import add_files, create, find_files
-from perago_worker.adapters.local.store_loose import Part, blob_digest, read_loose_blob
+from perago_worker.adapters.local.store_loose import (
+    Part,
+    SinkError,
+    blob_digest,
+    read_loose_blob,
+)
 from perago_worker.adapters.local.store_refs import LOCK_WAIT_S, branch_head, move_branch, turn
 from perago_worker.adapters.local.store_stage import (
     LocalStage,
@@ -118,11 +123,14 @@ class LocalStore:
         """
         where = self._repository(repository)
         part = Part(into, start, size)
-        with where.translated("read an object"):
-            repo = where.open()
-            blob = find_blob(find_commit(repo, commit).tree, key)
-            if read_loose_blob(where.objects, str(blob), part) is None:
-                _read_packed(repo, blob, part)
+        try:
+            with where.translated("read an object"):
+                repo = where.open()
+                blob = find_blob(find_commit(repo, commit).tree, key)
+                if read_loose_blob(where.objects, str(blob), part) is None:
+                    _read_packed(repo, blob, part)
+        except SinkError as failed:
+            raise failed.error from None
         return part.written
 
     @property

@@ -48,6 +48,14 @@ def write_blob(objects: Path, source: BinaryIO, size: int) -> str:
     return blob
 
 
+class SinkError(Exception):
+    """Carries what the receiving file raised past those who take an OSError for one of git's."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        super().__init__(str(error))
+
+
 class Part:
     """Where an object is written to of which only a part is wanted."""
 
@@ -58,12 +66,19 @@ class Part:
         self.written = 0
 
     def write(self, data: bytes | memoryview) -> int:
-        """Pass on what is wanted of the next bytes, and return how many came."""
+        """Pass on what is wanted of the next bytes, and return how many came.
+
+        Raises:
+            SinkError: The receiving file raised something.
+        """
         wanted = memoryview(data)[self._skip :][: self._left]
         self._skip -= min(self._skip, len(data))
         self._left -= len(wanted)
         if wanted:
-            self.written += self._into.write(wanted)
+            try:
+                self.written += self._into.write(wanted)
+            except (OSError, ValueError) as error:
+                raise SinkError(error) from error
         return len(data)
 
 

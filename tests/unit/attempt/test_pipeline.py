@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -441,8 +442,9 @@ class TestFailed:
 
         assert "the queue is away" in self.check(here, run(), Code.PUBLISH_FAILED)
 
-    def test_a_full_disk(self, here: Rig, run: Run) -> None:
-        here.store.before("read", raising(OSError(28, "No space left", str(here.root))))
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+    def test_a_full_disk(self, here: Rig, run: Run, number: int) -> None:
+        here.store.before("read", raising(OSError(number, "No room", str(here.root))))
 
         self.check(here, run(), Code.DISK_FULL)
 
