@@ -112,6 +112,7 @@ class Running:
         prefix = kind.workspace.prefix
 
         def body(workspace: Path, params: Any) -> Any:
+            world.look_at_input(lease, workspace, prefix)
             return world.bodies.run(lease, workspace, params, prefix)
 
         bound = TaskDefinition(**{**vars(kind), "fn": body})

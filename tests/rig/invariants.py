@@ -6,7 +6,6 @@ branch's first-parent history against that: it trusts no metadata about contents
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from perago_worker.events import AttemptFinished
 from perago_worker.models import CommitInfo, Publication, Token
 from perago_worker.models.publication import EXPECTED_HEAD
 from tests.rig.bodies import Run
-from tests.rig.world import World
+from tests.rig.world import World, checksum
 from tests.support import REPOSITORY
 
 Tree = Mapping[str, str]
@@ -33,11 +32,6 @@ NEVER = frozenset(
 
 class Violation(AssertionError):
     """A promise was broken."""
-
-
-def checksum(content: bytes) -> str:
-    """Return git's id of a blob."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def applied(base: Tree, changes: Mapping[str, bytes | None]) -> Tree:

@@ -25,7 +25,8 @@ from tests.rig.invariants import Judge
 from tests.rig.moves import BACKEND, Chosen, Moves
 from tests.rig.situation import Situation, after
 from tests.rig.stepping import Fate
-from tests.rig.world import Template, World, fast_folder
+from tests.rig.template import Template, fast_folder
+from tests.rig.world import World
 
 MAX_FOREIGN = 2
 """Somebody else's commit ends the chances of every attempt in progress, so they are few."""

@@ -7,15 +7,14 @@ with all it had in memory, and the sweeping of what it left on the disk and in t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import sqlite3
-import tempfile
 import threading
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +25,17 @@ from perago_worker.adapters.local.queue import LocalQueue
 from perago_worker.adapters.local.queue_operator import record
 from perago_worker.adapters.local.queue_records import COLUMNS, UNFINISHED, TaskRecord, TaskRow
 from perago_worker.adapters.local.store import LocalStore
-from perago_worker.adapters.system import SystemClock
 from perago_worker.definition import TaskDefinition
 from perago_worker.errors import PeragoError
 from perago_worker.models import CommitInfo, Lease
 from perago_worker.ports import WorkspaceStore
 from perago_worker.runtime.janitor import StageSurvey
-from perago_worker.taskdef import build_taskdef
 from tests.clocks import ManualClock
 from tests.rig.bodies import KINDS, Bodies, Deed
 from tests.rig.crew import Running, Worker
-from tests.support import BRANCH, REPOSITORY, Recorder, put
+from tests.rig.template import Template
+from tests.support import BRANCH, REPOSITORY, Recorder
 
-FILES = {
-    f"{folder}/{name}": name for folder in ("a", "b", "other") for name in ("in.txt", "drop.txt")
-}
 STEP_S = 61
 """Longer than a lease and than any wait for a retry."""
 
@@ -64,49 +59,13 @@ class PassingClock(ManualClock):
         return event.is_set()
 
 
+def checksum(content: bytes) -> str:
+    """Return git's id of a blob."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
 def _record(workflow_status: Any, *columns: Any) -> TaskRecord:
     return record(TaskRow(*columns), workflow_status, log=())
-
-
-def fast_folder() -> Path:
-    """Return a new folder, in memory where the machine has such a place for files."""
-    shared = Path("/dev/shm")  # noqa: S108 -- the place is shared, the folder in it is not
-    parent = shared if os.access(shared, os.W_OK) else None
-    return Path(tempfile.mkdtemp(prefix="perago-rig-", dir=parent))
-
-
-@cache
-def _taskdefs() -> tuple[dict[str, Any], ...]:
-    return tuple(build_taskdef(kind) for kind in KINDS)
-
-
-class Template:
-    """An empty queue that knows the tasks, and a store with one commit; worlds are copies."""
-
-    def __init__(self, folder: Path) -> None:
-        with closing(LocalQueue(folder / "queue.db", clock=SystemClock(), worker_id="none")) as to:
-            for taskdef in _taskdefs():
-                to.register_taskdef(taskdef)
-        store = LocalStore(folder / "store")
-        store.create_repository(REPOSITORY, branch=BRANCH)
-        put(store, FILES)
-        found = [path.relative_to(folder) for path in sorted(folder.rglob("*"))]
-        self._folders = [path for path in found if (folder / path).is_dir()]
-        files = [path for path in found if (folder / path).is_file()]
-        # What is never written to again need not be copied.
-        self._kept = {path: folder / path for path in files if "objects" in path.parts}
-        self._copied = {path: (folder / path).read_bytes() for path in {*files} - {*self._kept}}
-
-    def copy(self, root: Path) -> None:
-        """Make a world's files in an empty folder."""
-        at = f"{root}/"  # joining paths takes as long as making files
-        for path in self._folders:
-            os.mkdir(f"{at}{path}")  # noqa: PTH102
-        for path, original in self._kept.items():
-            os.link(original, f"{at}{path}")
-        for path, content in self._copied.items():
-            with open(f"{at}{path}", "wb") as file:  # noqa: PTH123
-                file.write(content)
 
 
 @dataclass(frozen=True)
@@ -151,6 +110,7 @@ class World:
         self.leftovers: list[ExitStack] = []
         self.complaints: list[str] = []
         self.adopt = True
+        self._inputs: dict[tuple[str, str], dict[str, str]] = {}
         self._names = 0
 
     # --- what happens outside of workers ---
@@ -252,6 +212,20 @@ class World:
     def _write(self, statement: str, **values: Any) -> None:
         # Behind the adapter's back: what only happens to a queue is no method of it.
         self._db.execute(statement, values)
+
+    def look_at_input(self, lease: Lease, workspace: Path, prefix: str) -> None:
+        """Complain when a body does not find what its input commit holds, and nothing else."""
+        ref = str(lease.input["workspace"]["ref"])
+        if (ref, prefix) not in self._inputs:
+            listed = self.store.list(REPOSITORY, ref, f"{prefix}/")
+            self._inputs[ref, prefix] = {each.key: each.checksum for each in listed}
+        found = {}
+        for folder, _, names in os.walk(workspace):
+            for path in (Path(folder, name) for name in names):
+                key = f"{prefix}/{path.relative_to(workspace)}"
+                found[key] = checksum(path.read_bytes())
+        if found != self._inputs[ref, prefix]:
+            self.complaints.append(f"a body found {found}, and not what {ref} holds")
 
     def commit_foreign(self, folder: str) -> None:
         """Let somebody else commit a file, and change one that is there."""
