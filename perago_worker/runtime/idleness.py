@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from perago_worker.errors import QueueError
 from perago_worker.ports import Clock, TaskQueue
@@ -27,14 +28,24 @@ class Idleness:
 
     def reached(self) -> bool:
         """Look, and return whether nothing is left. Called again and again."""
-        deliveries = [poller.deliveries for poller in self._pollers]
-        if deliveries != self._deliveries or not self._nothing_to_do():
-            self._deliveries = deliveries
-            self._quiet_since = None
-            return False
+        if self._was_delivered() or not self._nothing_to_do():
+            return self._start_over()
         if self._quiet_since is None:
             self._quiet_since = self._clock.now()
-        return all(poller.found_nothing_since(self._quiet_since) for poller in self._pollers)
+        if not all(poller.found_nothing_since(self._quiet_since) for poller in self._pollers):
+            return False
+        # Asked again, and last: a task that came and was done within this look may have brought on
+        # one of another type, whose poller asked before that.
+        return self._start_over() if self._was_delivered() else True
+
+    def _start_over(self) -> Literal[False]:
+        self._quiet_since = None
+        return False
+
+    def _was_delivered(self) -> bool:
+        """Whether anything has been delivered since this was asked before."""
+        before, self._deliveries = self._deliveries, [p.deliveries for p in self._pollers]
+        return before != self._deliveries
 
     def _nothing_to_do(self) -> bool:
         """Whether nothing runs and nothing waits; not so when the queue cannot be asked."""
