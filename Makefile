@@ -28,6 +28,7 @@ test: .venv/dev.stamp ## Run the everyday tests, without servers
 
 .PHONY: deploy-test
 deploy-test: .venv/dev.stamp ## Test what is in deploy/: alerts, dashboard, chart, kustomize, image
+	@.venv/bin/python deploy/render.py tools >/dev/null
 	@.venv/bin/hadolint Dockerfile deploy/examples/image/Dockerfile
 	@.venv/bin/python -m pytest -q tests/deploy
 
@@ -48,7 +49,7 @@ lint: .venv/dev.stamp ## Check format, style and the direction of imports
 .PHONY: types
 types: .venv/dev.stamp ## Check types
 	@.venv/bin/mypy
-	@.venv/bin/mypy $(SERVERS)
+	@.venv/bin/mypy $(SERVERS) deploy/render.py
 
 # The build backend is in both locks, so that building needs no second download.
 LOCK = $(UV) pip compile --quiet --universal --generate-hashes --no-annotate --upgrade \
@@ -61,7 +62,7 @@ lock: ## Renew the lock files (needs uv)
 	  -o requirements-bench.lock
 
 .PHONY: clean
-clean: ## Remove what make made; the cache of the real servers stays
+clean: ## Remove what make made; the caches of what is built stay
 	@rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
