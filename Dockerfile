@@ -6,7 +6,7 @@
 #
 # BASE_IMAGE may be any image with Python 3.11 or newer, its venv module and the GNU C library.
 # Give it with its digest where builds have to repeat. deploy/examples/image adds tasks.
-ARG BASE_IMAGE=docker.io/library/python:3.13-slim-bookworm
+ARG BASE_IMAGE=python:3.13-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_CACHE_DIR=1
