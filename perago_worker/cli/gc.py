@@ -47,7 +47,7 @@ class Item:
         repository: Where a stage is; None for a directory.
         name: Of the branch or folder.
         age_seconds: Since a stage was made; since an attempt last began or ended in a directory.
-        task_id: The task that made a stage; None when its name does not tell.
+        task_id: The task that made a stage; None when there is none or its name does not tell.
         task_end: What became of that task.
         action: What was done, or is to be done with `--apply`.
         reason: Why it is kept, or could not be removed.
@@ -89,7 +89,8 @@ def gc(
     """Find what killed workers left behind, and remove it with --apply.
 
     That is hidden stages in the store whose task has ended, and directories below workspace.root
-    whose worker is gone. Stages of tasks the queue does not know are kept for a day.
+    whose worker is gone. Stages of tasks the queue does not know are kept for a day; branches on
+    which a fence was tried go once they are an hour old.
     """
     loaded = open_config(ctx, config)
     names = _repositories(loaded, repositories or ())

@@ -2,7 +2,7 @@
 
 Workers tidy up after themselves; this is for those that could not. A stage is removed only when its
 task is known to have ended, so that whatever is wrong here, no attempt that may publish loses its
-stage.
+stage. Branches on which a fence was tried have no task: they go by their age.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from perago_worker.attempt.directories import AttemptDirectories
 from perago_worker.attempt.stage_name import StageName
 from perago_worker.errors import AdapterError, NotFound, StoreRefused
 from perago_worker.events import AttemptStarted, Event, Listener, Swept
+from perago_worker.models.probe_name import ProbeName
 from perago_worker.ports import Clock, TaskEnd, TaskQueue, WorkspaceStore
 from perago_worker.runtime.service import ThreadService
 
@@ -65,12 +66,29 @@ def reason_to_keep(
             return "its name does not tell its task"
 
 
+def reason_to_keep_probe(probe: ProbeName, *, now: float, min_age_s: float) -> str | None:
+    """Return why a branch on which a fence is tried must stay, or None when it may be removed.
+
+    It stays for `MIN_AGE_S` whatever was asked for: the trial of a fence takes seconds, and when
+    its branch is taken away meanwhile, the fence seems not to work.
+
+    Args:
+        probe: What its name says.
+        now: Wall clock, seconds since the epoch.
+        min_age_s: Age below which it stays in any case.
+    """
+    least_s = max(min_age_s, MIN_AGE_S)
+    if now - probe.created_at < least_s:
+        return f"it is younger than {least_s:g} s"
+    return None
+
+
 @dataclass(frozen=True)
 class FoundStage:
-    """A stage, and what is to become of it.
+    """A stage, or a branch on which a fence was tried, and what is to become of it.
 
     Attributes:
-        task_id: The task that made it; None when its name does not tell.
+        task_id: The task that made it; None when there is none or its name does not tell.
         age_s: How long ago it was made; None when its name does not tell.
         end: How that task has ended; None when there is none to ask about.
         keep: Why it must stay; None when it may be removed.
@@ -106,6 +124,9 @@ class StageSurvey:
             yield self._look_at(repository, text)
 
     def _look_at(self, repository: str, text: str) -> FoundStage:
+        probe = ProbeName.parse(text)
+        if probe is not None:
+            return self._look_at_probe(repository, text, probe)
         name = StageName.parse(text)
         task_id = name.task_id if name else None
         end = self._queue.ended(task_id) if task_id else None
@@ -117,6 +138,17 @@ class StageSurvey:
             age_s=now - name.created_at if name else None,
             end=end,
             keep=reason_to_keep(name, now=now, min_age_s=self._min_age_s, end=end),
+        )
+
+    def _look_at_probe(self, repository: str, text: str, probe: ProbeName) -> FoundStage:
+        now = self._clock.time()
+        return FoundStage(
+            repository=repository,
+            name=text,
+            task_id=None,
+            age_s=now - probe.created_at,
+            end=None,
+            keep=reason_to_keep_probe(probe, now=now, min_age_s=self._min_age_s),
         )
 
 

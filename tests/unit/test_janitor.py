@@ -21,6 +21,7 @@ from perago_worker.attempt.stage_name import StageName
 from perago_worker.errors import QueueUnavailable, StoreUnavailable
 from perago_worker.events import AttemptStarted, Fanout, PollFinished, Swept
 from perago_worker.models import Lease, Outcome
+from perago_worker.models.probe_name import ProbeName
 from perago_worker.ports import TaskEnd
 from perago_worker.runtime.janitor import (
     GONE_AGE_S,
@@ -30,6 +31,7 @@ from perago_worker.runtime.janitor import (
     SeenRepositories,
     StageSurvey,
     reason_to_keep,
+    reason_to_keep_probe,
 )
 from perago_worker.task import TaskDefinition, load_module_tasks
 from perago_worker.telemetry.metrics import Metrics
@@ -111,6 +113,28 @@ class TestReasonToKeep:
         assert reason_to_keep(unreadable, now=NOW, min_age_s=0, end=None) is not None
 
 
+class TestReasonToKeepProbe:
+    @pytest.mark.parametrize(
+        ("age_s", "min_age_s", "kept_for_s"),
+        [
+            (MIN_AGE_S, MIN_AGE_S, None),
+            (MIN_AGE_S - 1, MIN_AGE_S, 3600),
+            (-DAY_S, MIN_AGE_S, 3600),
+            (MIN_AGE_S - 1, 0, 3600),
+            (MIN_AGE_S, 0, None),
+            (MIN_AGE_S, DAY_S, 86400),
+            (DAY_S, DAY_S, None),
+        ],
+    )
+    def test_is_its_youth_and_nothing_else(
+        self, age_s: float, min_age_s: float, kept_for_s: int | None
+    ) -> None:
+        """For an hour at least: one that is in use must not go, whatever was asked for."""
+        probe = ProbeName.new(created_at=NOW - age_s)
+        reason = reason_to_keep_probe(probe, now=NOW, min_age_s=min_age_s)
+        assert reason == (kept_for_s and f"it is younger than {kept_for_s} s")
+
+
 # --- the survey -----------------------------------------------------------------------------------
 
 
@@ -137,6 +161,21 @@ class TestStageSurvey:
         assert found[young].end == "running"
         assert found["perago-by-hand"].end is found["perago-by-hand"].task_id is None
         assert found["perago-by-hand"].keep == "its name does not tell its task"
+
+    def test_probes_of_fences_are_told_by_their_age(self, bench: Rig) -> None:
+        now = bench.clock.time()
+        old, young = (str(ProbeName.new(created_at=now - age_s)) for age_s in (MIN_AGE_S, 10))
+        for name in (old, young):
+            bench.local_store.stage(REPOSITORY, bench.start.id, name)
+
+        found = {stage.name: stage for stage in self.survey(bench).of(REPOSITORY)}
+
+        assert {name: (stage.age_s, stage.keep) for name, stage in found.items()} == {
+            old: (MIN_AGE_S, None),
+            young: (10, "it is younger than 3600 s"),
+        }
+        assert {(stage.task_id, stage.end) for stage in found.values()} == {(None, None)}
+        assert not bench.queue.calls("ended")
 
     def test_learns_nothing_when_the_queue_does_not_answer(
         self, bench: Rig, definition: TaskDefinition

@@ -6,6 +6,7 @@ The embedded store stands for a repository; what a server makes of the fence is 
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,10 +19,12 @@ from perago_worker.adapters.lakefs.fence_install import MAX_SHOWN_BYTES, Found, 
 from perago_worker.adapters.lakefs.fence_level import FenceLevels, holds_action, probe_name
 from perago_worker.adapters.lakefs.store import STAGE_PREFIX
 from perago_worker.adapters.local.store import LocalStore
+from perago_worker.attempt.stage_name import StageName
 from perago_worker.cli import app
 from perago_worker.cli.exits import Exit
 from perago_worker.cli.fence import NOT_NEEDED, difference
 from perago_worker.errors import NotFound
+from perago_worker.models.probe_name import ProbeName
 from perago_worker.models.publication import EXPECTED_HEAD
 
 LAKEFS = """\
@@ -64,6 +67,29 @@ def test_probes_are_named_as_stages_are() -> None:
     names = {probe_name() for _ in range(100)}
     assert len(names) == 100
     assert all(name.startswith(STAGE_PREFIX) for name in names)
+
+
+def test_a_probe_tells_when_it_was_made() -> None:
+    before = int(time.time())
+    probe = ProbeName.parse(probe_name())
+    assert probe is not None
+    assert before <= probe.created_at <= time.time()
+    assert StageName.parse(str(probe)) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "perago-fence-0123456789ab",
+        "perago-fence-01-0123456789ab",
+        "perago-fence-1-0123456789abc",
+        "perago-fence-1-0123456789ab\n",
+        "perago-fence-\u0661-0123456789ab",
+        f"perago-{'0' * 20}-r0-1-task-00000000",
+    ],
+)
+def test_other_names_are_no_probes(name: str) -> None:
+    assert ProbeName.parse(name) is None
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ branch of its own. A later change of that setting is noticed where every merge i
 from __future__ import annotations
 
 import io
-import os
 import threading
+import time
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from perago_worker.errors import (
     StoreUnavailable,
 )
 from perago_worker.models import CommitInfo, ObjectInfo
+from perago_worker.models.probe_name import ProbeName
 from perago_worker.ports import FenceLevel, WorkspaceStore
 
 COMMITS_REMEMBERED = 1024
@@ -183,12 +184,12 @@ def _try_merge(
 
 
 def probe_name() -> str:
-    """Return a new name for a hidden branch; it begins as stages' do, so that it can be dropped."""
-    return f"perago-fence-{os.urandom(6).hex()}"
+    """Return a new name for a hidden branch, which tells whoever finds it when it was made."""
+    return str(ProbeName.new(created_at=time.time()))
 
 
 def drop_probe(store: WorkspaceStore, repository: str, name: str) -> None:
-    """Remove a hidden branch, best effort: one that stays is in nobody's way."""
+    """Remove a hidden branch, best effort: one that stays is swept once it is old."""
     for _ in range(_DROP_TRIES):
         with suppress(StoreError):
             store.drop_stage(repository, name)
