@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from perago_worker.models.probe_name import ProbeName
 from tests.e2e.worker import Worker, run_command, started_worker
 from tests.integration.platform import Platform, wait_for, workspace
 
@@ -91,3 +93,27 @@ def test_the_stage_of_a_running_attempt_stays(platform: Platform, tmp_path: Path
     assert state["status"] == "COMPLETED"
     assert len(platform.publications(repository)) == 1
     wait_for(lambda: not platform.stages(repository), "end of the stage")
+
+
+def test_a_probe_of_the_fence_that_was_left_goes_once_it_is_old(
+    platform: Platform, tmp_path: Path
+) -> None:
+    config = platform.write_config(tmp_path)
+    repository, ref = platform.repository({"data/in.txt": b"input"})
+    now = time.time()
+    old, young = (str(ProbeName.new(created_at=now - age_s)) for age_s in (3600, 0))
+    platform.lakefs.store.stage(repository, ref, old)
+
+    shown = run_command(config, "gc", repository, "--format", "json")
+    (item,) = json.loads(shown.stdout)
+    assert (item["name"], item["action"], item["task_id"]) == (old, "remove", None)
+    assert platform.stages(repository) == [old]
+
+    platform.lakefs.store.stage(repository, ref, young)
+    done = run_command(config, "gc", repository, "--apply", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    assert {item["name"]: item["action"] for item in json.loads(done.stdout)} == {
+        old: "removed",
+        young: "keep",
+    }
+    assert platform.stages(repository) == [young]
