@@ -13,8 +13,9 @@ from perago_worker.adapters.conductor.mapping import (
     MAX_OUTPUT_BYTES,
     UnreadableTaskError,
 )
-from perago_worker.errors import QueueRefused
+from perago_worker.errors import QueueRefused, QueueUnavailable
 from perago_worker.models import Held, Lease, Lost, Outcome
+from perago_worker.ports import TaskEnd
 
 RECORD: dict[str, Any] = {
     "taskType": "features.build",
@@ -194,6 +195,35 @@ class TestReadObservation:
         assert isinstance(observation, Lost)
         assert "TIMED_OUT" in observation.detail
         assert "no answer" in observation.detail
+
+
+class TestReadEnd:
+    @pytest.mark.parametrize(
+        ("status", "end"),
+        [
+            ("SCHEDULED", "running"),
+            ("IN_PROGRESS", "running"),
+            ("COMPLETED", "completed"),
+            ("COMPLETED_WITH_ERRORS", "failed"),
+            ("FAILED", "failed"),
+            ("FAILED_WITH_TERMINAL_ERROR", "failed"),
+            ("TIMED_OUT", "failed"),
+            ("CANCELED", "failed"),
+            ("SKIPPED", "failed"),
+        ],
+    )
+    def test_of_every_status_there_is(self, status: str, end: TaskEnd) -> None:
+        assert mapping.read_end(record(status=status)) == end
+
+    @pytest.mark.parametrize("status", ["PAUSED", "completed", "", None, 7])
+    def test_of_another_status_is_not_guessed(self, status: Any) -> None:
+        """Guessed wrong, a stage in use would be dropped, or work adopted that goes on."""
+        with pytest.raises(QueueUnavailable, match=f"task-1 has the strange status {status}"):
+            mapping.read_end(record(status=status))
+
+    def test_of_a_record_without_status_is_not_guessed(self) -> None:
+        with pytest.raises(QueueUnavailable, match="strange status"):
+            mapping.read_end(without("status"))
 
 
 class TestReport:

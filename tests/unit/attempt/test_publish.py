@@ -171,11 +171,11 @@ class TestPublish:
 
     def test_a_look_tells_before_any_work(self, here: Rig, publisher: Publisher) -> None:
         publisher.look()
-        assert not here.queue.calls("observe")
         put(here.local_store, {"data/foreign.txt": "theirs"})
 
         with pytest.raises(TerminalAttemptError):
             publisher.look()
+        assert not here.queue.calls("observe")
 
     def test_a_branch_that_moves_just_before_the_merge_is_left_alone(
         self, here: Rig, publisher: Publisher
