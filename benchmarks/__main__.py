@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from deploy.servers.install import install
 from deploy.servers.pair import Addresses, Servers
 from deploy.servers.tools import ServersError
 
+DOCS = Path(__file__).parents[1] / "docs"
 CACHE = Path(__file__).parent / ".cache"
 
 
@@ -76,12 +78,19 @@ def _write(options: argparse.Namespace, results: Results, console: Console) -> N
 
     _write_json(options, results)
     rows = [row for name in options.rows for row in MEASUREMENTS[name].rows]
+    figures = report.markdown(results, rows)
+    (options.out / "results.md").write_text(figures, encoding="utf-8")
+    if options.docs:
+        report.renew(DOCS / "speed.md", figures)
     try:
         files = draw(results, rows, options.out)
     except ModuleNotFoundError as missing:
         console.print(f"no pictures: {missing}; `make bench` installs what they need")
         return
-    console.print(f"wrote results.json and {len(files)} pictures")
+    if options.docs:
+        for file in files:
+            shutil.copy(file, DOCS / "speed")
+    console.print(f"wrote results.json, results.md and {len(files)} pictures")
 
 
 def _scale(options: argparse.Namespace) -> Scale:
@@ -110,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="small sizes, one round: does it work")
     parser.add_argument("--rounds", type=int, help="turns of each contender")
     parser.add_argument("--out", type=Path, help="folder for results.json and pictures")
+    parser.add_argument("--docs", action="store_true", help="renew docs/speed.md too; with --out")
     parser.add_argument("--width", type=int, default=150, help="of the tables")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder for perago's environment")
     for name, known in (("--rows", MEASUREMENTS), ("--contenders", STARTS)):

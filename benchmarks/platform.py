@@ -204,6 +204,25 @@ class Conductor:
         with ThreadPoolExecutor(THREADS) as pool:
             return list(pool.map(lambda _: self.start(task, task_input), range(count)))
 
+    def call(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Send one request; fail unless it succeeds."""
+        return self._http.request(method, path, **options).raise_for_status()
+
+    def poll(self, task: str) -> dict[str, Any]:
+        """Poll one task, which has to be there."""
+        query = {"count": 1, "timeout": 5000, "workerid": "bare"}
+        (polled,) = self.call("GET", f"/tasks/poll/batch/{task}", params=query).json()
+        return dict(polled)
+
+    @staticmethod
+    def update(polled: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what every update of a polled task names."""
+        return {
+            "taskId": polled["taskId"],
+            "workflowInstanceId": polled["workflowInstanceId"],
+            "workerId": "bare",
+        }
+
     def task(self, workflow: str) -> dict[str, Any] | None:
         """Return the last attempt of a workflow's task; None before it is scheduled."""
         answer = self._http.get(f"/workflow/{workflow}", params={"includeTasks": True})

@@ -22,6 +22,7 @@ from benchmarks.results import Metric, Results, Row
 from benchmarks.stats import Summary, ratio
 
 LIBRARIES = ("conductor-python", "lakefs-sdk", "urllib3", "httpx", "pydantic")
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 BASE = "limit"
 """Contender that ratios are given to, where it took part."""
 
@@ -104,6 +105,39 @@ def show(results: Results, rows: Sequence[Row], console: Console) -> None:
     if steps:
         console.print(steps)
     console.print(goals_table(results, measured))
+
+
+def markdown(results: Results, rows: Sequence[Row]) -> str:
+    """Return everything that was measured as Markdown, a table for each row."""
+    measured = [row for row in rows if results.contenders(row.key)]
+    tables = [(row.title, row_table(results, row)) for row in measured]
+    if steps := steps_table(results, measured):
+        tables.append((str(steps.title), steps))
+    tables.append(("goals", goals_table(results, measured)))
+    facts = circumstances()
+    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    lead = f"{facts['date']}, {facts['processors']} processors shared with the servers; {versions}."
+    note = (
+        "Middles, in brackets the smallest and the largest of several, and how many times the "
+        "bare client's they are."
+    )
+    parts = [f"{lead} {note}"]
+    parts += [f"### {title[0].upper()}{title[1:]}\n\n{_markdown(table)}" for title, table in tables]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(table: Table) -> str:
+    columns = [[str(cell) for cell in column.cells] for column in table.columns]
+    lines = [[str(column.header) for column in table.columns], ["---"] * len(columns)]
+    lines += [list(cells) for cells in zip(*columns, strict=True)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def renew(page: Path, figures: str) -> None:
+    """Put figures into a page, between its two marks."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    page.write_text(f"{before}{begin}\n\n{figures}\n{end}{after}", encoding="utf-8")
 
 
 def write_json(results: Results, rows: Sequence[Row], scale: Scale, path: Path) -> None:

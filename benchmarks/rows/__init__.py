@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.bench import Bench
 from benchmarks.results import Row, Sample
-from benchmarks.rows import curves, queue, sync
+from benchmarks.rows import costs, curves, queue, sync
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "rewrite": Measurement((sync.REWRITE,), sync.all_changed),
     "huge": Measurement((sync.HUGE,), sync.huge_object),
     "calls": Measurement((sync.CALLS, sync.CALLS_AGAIN), sync.calls),
+    "costs": Measurement((costs.COSTS,), costs.costs),
     "backlog": Measurement((queue.BACKLOG_1, queue.BACKLOG_10), queue.backlog),
     "pickup": Measurement((queue.PICKUP,), queue.pickup),
     "idle": Measurement((queue.IDLE_1, queue.IDLE_5), queue.idle),

@@ -7,6 +7,7 @@ import json
 import math
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -159,6 +160,18 @@ def test_json_tells_what_was_measured_and_not_where() -> None:
     assert len(rows[0]["samples"]) == 7
     assert json.dumps(rows)
     assert set(report.circumstances()) == {"date", "processors", "versions"}
+
+
+def test_figures_go_between_the_marks_of_a_page(tmp_path: Path) -> None:
+    page = tmp_path / "speed.md"
+    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    for _ in range(2):
+        report.renew(page, report.markdown(results(), [ROW]))
+    text = page.read_text()
+    assert text.startswith(f"before\n{report.BEGIN}\n\n")
+    assert text.endswith(f"\n{report.END}\nafter\n")
+    assert "old" not in text
+    assert text.count("| worker | 4.00 (3.00-9.00) 2.00x |") == 1
 
 
 def test_every_row_has_a_name_of_its_own() -> None:
