@@ -198,6 +198,31 @@ def test_of_two_fenced_publications_exactly_one_wins(harness: LakeFSHarness) -> 
     assert set(winners) == {"ours", "theirs"}
 
 
+def test_a_publication_without_a_change_keeps_a_late_one_out(harness: LakeFSHarness) -> None:
+    """What a retry does that changes nothing while an earlier merge may be on its way."""
+    arena = Arena(harness, fenced=True)
+    store, repository, base = arena.store, arena.repository, arena.base
+    kept = store.replacement(
+        repository, on=base, content=base, name="perago-kept", message="Keep", metadata={}
+    )
+    merged = store.publish(
+        repository,
+        "main",
+        source=kept,
+        expected_head=base.id,
+        metadata={},
+        message="Publish",
+        timeout_s=30,
+        allow_unchanged=True,
+    )
+    store.drop_stage(repository, "perago-kept")
+
+    late = arena.publisher("main", arena.ours)
+    assert late() is None
+    assert store.head(repository, "main") == merged
+    assert (merged.tree, merged.parents) == (base.tree, (base.id, kept.id))
+
+
 def test_without_the_fence_a_sentinel_lets_one_of_two_publications_win(
     harness: LakeFSHarness,
 ) -> None:

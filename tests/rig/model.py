@@ -162,7 +162,8 @@ class Model:
     def _look(self, state: State, index: int, attempt: Attempt) -> State:
         assert attempt.shows is not None
         word, commit, _ = self.decide(state.branch, attempt.lease, attempt.uuid)
-        if word == "done" or (word == "publish" and not attempt.shows):
+        first = attempt.lease.retry == 0 and attempt.lease.poll == 1
+        if word == "done" or (word == "publish" and first and not attempt.shows):
             return _with(state, index, _reporting(attempt, "completed", commit))
         if word == "refuse":
             return _with(state, index, _reporting(attempt, "terminal"))

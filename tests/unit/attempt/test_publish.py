@@ -28,7 +28,8 @@ from perago_worker.errors import (
 )
 from perago_worker.events import Published
 from perago_worker.models import CommitInfo, Lease, ObjectInfo, Publication, WorkspaceInput
-from perago_worker.ports import Stage
+from perago_worker.models.publication import EXPECTED_HEAD
+from perago_worker.ports import FenceLevel, Stage
 from perago_worker.task import TaskDefinition
 from tests.support import (
     BRANCH,
@@ -84,20 +85,26 @@ def staged(here: Rig, text: str = "ours") -> CommitInfo:
     return stage.commit("staged", {})
 
 
-@pytest.fixture
-def publisher(here: Rig, lease: Lease, keeper: LeaseKeeper) -> Publisher:
+def publisher_of(
+    here: Rig, keeper: LeaseKeeper, ours: Publication, *, fence: FenceLevel = "swap"
+) -> Publisher:
     return Publisher(
         WorkspaceInput.model_validate(here.workspace_input()),
-        publication(lease, here),
+        ours,
         store=here.store.as_store(),
         keeper=keeper,
         clock=here.clock,
         listener=here.recorder,
         budget=here.budget,
-        fence="swap",
+        fence=fence,
         new_stage_name=lambda: "replacement",
         shut_down=here.shut_down,
     )
+
+
+@pytest.fixture
+def publisher(here: Rig, lease: Lease, keeper: LeaseKeeper) -> Publisher:
+    return publisher_of(here, keeper, publication(lease, here))
 
 
 def publish(publisher: Publisher, content: CommitInfo) -> CommitInfo:
@@ -176,6 +183,59 @@ class TestPublish:
         with pytest.raises(TerminalAttemptError):
             publisher.look()
         assert not here.queue.calls("observe")
+
+    @pytest.mark.parametrize("again", [{"retry_count": 1}, {"poll_count": 2}])
+    def test_a_merge_that_is_late_does_not_undo_that_nothing_changed(
+        self, here: Rig, lease: Lease, keeper: LeaseKeeper, again: dict[str, int]
+    ) -> None:
+        """An earlier delivery sent it, for the head that this one would have left."""
+        late, first = staged(here, "late"), publication(lease, here, uuid="first")
+        later = first.model_copy(
+            update={"uuid": "later", "token": first.token.model_copy(update=again)}
+        )
+        publisher = publisher_of(here, keeper, later)
+
+        merged = publish(publisher, here.start)
+
+        assert here.head() == merged
+        assert (merged.tree, merged.parents[0]) == (here.start.tree, here.start.id)
+        assert not publisher.replaced
+        assert outcomes(here) == ["merged"]
+        metadata = first.metadata(expected_head=here.start.id)
+        with pytest.raises(HeadMoved):
+            here.local_store.publish(
+                REPOSITORY,
+                BRANCH,
+                source=late,
+                expected_head=metadata[EXPECTED_HEAD],
+                metadata=metadata,
+                message="late",
+                timeout_s=30,
+            )
+        assert here.head() == merged
+
+    def test_nothing_is_published_in_vain_where_no_fence_would_refuse_a_late_merge(
+        self, here: Rig, lease: Lease, keeper: LeaseKeeper
+    ) -> None:
+        ours = publication(lease, here)
+        again = ours.token.model_copy(update={"retry_count": 1})
+        later = ours.model_copy(update={"token": again})
+
+        assert publisher_of(here, keeper, later, fence="verify").publish(here.start) is None
+        assert here.head() == here.start
+
+    def test_a_lost_answer_to_such_a_publication_is_found(
+        self, here: Rig, lease: Lease, keeper: LeaseKeeper
+    ) -> None:
+        ours = publication(lease, here)
+        again = ours.token.model_copy(update={"retry_count": 1})
+        here.store.after("publish", raising(LOST_ANSWER), nth=1)
+
+        later = ours.model_copy(update={"token": again})
+        merged = publish(publisher_of(here, keeper, later), here.start)
+
+        assert here.head() == merged
+        assert here.publications() == 1
 
     def test_a_branch_that_moves_just_before_the_merge_is_left_alone(
         self, here: Rig, publisher: Publisher
