@@ -40,6 +40,7 @@ class Scale:
     large_bytes: int = 256 * MIB
     rewritten_files: int = 200
     backlog: int = 400
+    backlog_slots: tuple[int, ...] = (1, 10)
     pickups: int = 34
     idle_s: float = 20.0
     huge_bytes: int = 2 * GIB
@@ -55,6 +56,7 @@ QUICK = Scale(
     large_bytes=MIB,
     rewritten_files=8,
     backlog=24,
+    backlog_slots=(10,),
     pickups=3,
     idle_s=1.0,
     huge_bytes=4 * MIB,

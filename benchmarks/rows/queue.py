@@ -71,7 +71,9 @@ DROPPED_SHARE = 0.15
 
 def backlog(bench: Bench) -> Iterator[Sample]:
     """Work off no-op tasks that wait."""
-    for row, slots in ((BACKLOG_1, 1), (BACKLOG_10, 10)):
+    rows = {1: BACKLOG_1, 10: BACKLOG_10}
+    for slots in bench.scale.backlog_slots:
+        row = rows[slots]
         for name in bench.turns((*WORKERS, "limit")):
             bench.say(f"{row.key}: {name}")
             yield Sample(row.key, name, work_off(bench, name, "noop", slots, bench.scale.backlog))

@@ -41,7 +41,6 @@ def test_the_quick_benchmark_measures_everyone(servers: Addresses, tmp_path: Pat
         "warm": {"worker", "limit"},
         "calls": {"worker"},
         "calls-again": {"worker"},
-        "backlog-1": {"worker", "plain", "limit"},
         "backlog-10": {"worker", "plain", "limit"},
     }
     for row in rows.values():
