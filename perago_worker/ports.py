@@ -197,8 +197,17 @@ class WorkspaceStore(Protocol):
     def head(self, repository: str, branch: str) -> CommitInfo:
         """Return the commit a branch is at. Idempotent; never answered from a cache."""
 
-    def history(self, repository: str, branch: str, *, limit: int) -> list[CommitInfo]:
-        """Return the first-parent chain of a branch, newest first, at most `limit` commits."""
+    def history(
+        self, repository: str, branch: str, *, limit: int, until: str | None = None
+    ) -> list[CommitInfo]:
+        """Return the first-parent chain of a branch, newest first, at most `limit` commits.
+
+        Idempotent; never answered from a cache.
+
+        Args:
+            until: Id of the commit with which the chain may end, where it comes that far. A commit
+                that is near the head is found without reading much of what is below it.
+        """
 
     def list(self, repository: str, commit: str, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the objects whose keys begin with `prefix` (a plain string), in key order.

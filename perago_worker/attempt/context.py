@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,6 +83,8 @@ class Attempt:
         params: The task's `params` as they came, validated.
         params_digest: SHA-256 of their canonical JSON, hex.
         input: The task's `workspace`.
+        chain: First-parent history of `input.branch` at the beginning, down to the input commit
+            where it leads there; of a task that publishes nothing, empty.
         input_commit: The commit that `input.ref` names.
         directory: Local directories; made once the input is known to be valid.
         publication: Identity of the publication this attempt wants to make.
@@ -106,6 +108,7 @@ class Attempt:
     params: dict[str, Any] = field(init=False)
     params_digest: str = field(init=False)
     input: WorkspaceInput = field(init=False)
+    chain: Sequence[CommitInfo] = ()
     input_commit: CommitInfo = field(init=False)
     directory: AttemptDirectory = field(init=False)
     publication: Publication = field(init=False)

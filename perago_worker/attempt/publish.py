@@ -8,7 +8,7 @@ merged is verified against what was staged.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import islice
 
@@ -139,7 +139,21 @@ class Publisher:
         Raises:
             TerminalAttemptError: The branch was moved by somebody else.
         """
-        chain = self._store.history(self._target.repository, self._target.branch, limit=CHAIN_LIMIT)
+        return self.decide(
+            self._store.history(
+                self._target.repository,
+                self._target.branch,
+                limit=CHAIN_LIMIT,
+                until=self._publication.input_ref,
+            )
+        )
+
+    def decide(self, chain: Sequence[CommitInfo]) -> Allowed:
+        """Decide what the branch allows this attempt to publish, from its history.
+
+        Raises:
+            TerminalAttemptError: The branch was moved by somebody else.
+        """
         decision = decide(chain, self._publication)
         if isinstance(decision, Refuse):
             raise self._refused(decision.reason)

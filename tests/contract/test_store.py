@@ -155,6 +155,23 @@ def test_history_is_the_first_parent_chain_newest_first(
     assert store.history(repository, "main", limit=2) == history[:2]
 
 
+def test_history_leads_to_the_commit_that_is_searched_for(
+    store: WorkspaceStore, repository: str, base: CommitInfo
+) -> None:
+    """However far it is below the head, and where it is not there the chain is whole."""
+    chain = [base.id]
+    for number in range(6):
+        source = staged(store, repository, chain[0], {f"k{number}": b"x"})
+        chain.insert(0, publish(store, repository, source, chain[0]).id)
+    history = store.history(repository, "main", limit=100)
+    for wanted in chain:
+        found = store.history(repository, "main", limit=100, until=wanted)
+        assert found == history[: len(found)]
+        assert wanted in [commit.id for commit in found]
+    assert store.history(repository, "main", limit=100, until="f" * len(base.id)) == history
+    assert store.history(repository, "main", limit=5, until=base.id) == history[:5]
+
+
 def test_a_missing_repository_is_not_found(store: WorkspaceStore, base: CommitInfo) -> None:
     calls: list[Callable[[], object]] = [
         lambda: store.resolve("no-such-repository", base.id),

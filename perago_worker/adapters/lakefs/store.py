@@ -42,6 +42,10 @@ from perago_worker.ports import Digest, FenceLevel, Stage
 if TYPE_CHECKING:  # loading the SDK takes its time; see `LakeFSStore`
     from perago_worker.adapters.lakefs.api import Api
 
+FIRST_LOOK = 4
+"""Commits read at first in search of one: most often it is the branch's head, or what a retry finds
+below a publication of its own. Reading 200 takes ten times as long."""
+
 STAGE_PREFIX = "perago-"
 """What the names of our stages begin with."""
 
@@ -90,7 +94,9 @@ class LakeFSStore:
         """Return the commit a branch is at."""
         return self.history(repository, branch, limit=1)[0]
 
-    def history(self, repository: str, branch: str, *, limit: int) -> builtins.list[CommitInfo]:
+    def history(
+        self, repository: str, branch: str, *, limit: int, until: str | None = None
+    ) -> builtins.list[CommitInfo]:
         """Return the first-parent chain of a branch, newest first, at most `limit` commits."""
         absent = _require(_BRANCH, branch, NotFound("branch", branch))
         into = partial(
@@ -99,13 +105,15 @@ class LakeFSStore:
         # With `@` a name is a branch's and nothing else; tags and commit ids are refused.
         ref = f"{branch}@"
         commits: list[CommitInfo] = []
-        while (wanted := min(limit - len(commits), PAGE)) > 0:
+        most = PAGE if until is None else FIRST_LOOK
+        while (wanted := min(limit - len(commits), most)) > 0:
             after = commits[-1].id if commits else None
             page = self._api.log(_checked(repository), ref, after=after, amount=wanted, into=into)
             found = [commit_info(commit) for commit in page]
             commits += found
-            if len(found) < wanted:
+            if len(found) < wanted or any(commit.id == until for commit in found):
                 break
+            most = PAGE
         return commits
 
     # --- objects ----------------------------------------------------------------------------------

@@ -76,12 +76,19 @@ class LocalStore:
         with where.translated("read a branch"):
             return commit_info(branch_head(where.open(), branch))
 
-    def history(self, repository: str, branch: str, *, limit: int) -> list[CommitInfo]:
+    def history(
+        self, repository: str, branch: str, *, limit: int, until: str | None = None
+    ) -> list[CommitInfo]:
         """Return the first-parent chain of a branch, newest first; see the port."""
         where = self._repository(repository)
+        chain: list[CommitInfo] = []
         with where.translated("read a branch's history"):
             head = branch_head(where.open(), branch)
-            return [commit_info(each) for each in islice(_first_parents(head), limit)]
+            for commit in islice(_first_parents(head), limit):
+                chain.append(commit_info(commit))
+                if chain[-1].id == until:
+                    break
+        return chain
 
     def list(self, repository: str, commit: str, prefix: str) -> Iterator[ObjectInfo]:
         """Yield objects in byte order of their keys; see the port.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from perago_worker.attempt.codes import Code
 from perago_worker.attempt.complaints import complaints
 from perago_worker.attempt.context import Attempt
-from perago_worker.attempt.fence import Replace, adoptable, short
+from perago_worker.attempt.fence import CHAIN_LIMIT, Replace, adoptable, short
 from perago_worker.errors import QueueError, TaskDefinitionError, TerminalAttemptError
-from perago_worker.models import Publication, WorkspaceInput
+from perago_worker.models import CommitInfo, Publication, WorkspaceInput
 from perago_worker.ports import FenceLevel
 
 
@@ -61,9 +61,22 @@ def _digest(params: Mapping[str, Any]) -> str:
 
 
 def find_input(attempt: Attempt) -> None:
-    """Find the commit that the input names."""
-    attempt.input_commit = attempt.retry(
+    """Find the commit that the input names.
+
+    Tasks that publish look at the branch first, since there it is in most cases, and one call then
+    tells both what the input is and what has become of the branch.
+    """
+    attempt.chain = () if attempt.definition.read_only else attempt.retry(_read_chain, attempt)
+    named = (commit for commit in attempt.chain if commit.id == attempt.input.ref)
+    attempt.input_commit = next(named, None) or attempt.retry(
         attempt.tools.store.resolve, attempt.input.repository, attempt.input.ref
+    )
+
+
+def _read_chain(attempt: Attempt) -> Sequence[CommitInfo]:
+    target = attempt.input
+    return attempt.tools.store.history(
+        target.repository, target.branch, limit=CHAIN_LIMIT, until=target.ref
     )
 
 
@@ -80,7 +93,7 @@ def precheck(attempt: Attempt) -> None:
         input_ref=attempt.input_commit.id,
         params_digest=attempt.params_digest,
     )
-    allowed = attempt.retry(attempt.publisher().look)
+    allowed = attempt.publisher().decide(attempt.chain)
     if isinstance(allowed, Replace):
         attempt.leftover = allowed.head.id
         if attempt.tools.settings.adopt:

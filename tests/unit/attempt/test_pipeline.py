@@ -351,7 +351,7 @@ class TestTerminal:
 
         self.check(here, run(), Code.WORKSPACE_TOO_LARGE)
 
-    @pytest.mark.parametrize("method", ["resolve", "list", "stage", "stage.commit"])
+    @pytest.mark.parametrize("method", ["history", "list", "stage", "stage.commit"])
     def test_a_refusal_of_the_store(self, here: Rig, run: Run, method: str) -> None:
         here.store.before(method, raising(StoreRefused("no permission")))
 
@@ -422,7 +422,6 @@ class TestFailed:
     @pytest.mark.parametrize(
         ("method", "code"),
         [
-            ("resolve", Code.TRANSFER_FAILED),
             ("history", Code.TRANSFER_FAILED),
             ("list", Code.TRANSFER_FAILED),
             ("read", Code.TRANSFER_FAILED),
@@ -454,7 +453,7 @@ class TestFailed:
     def test_a_failure_of_the_worker_itself(self, here: Rig, run: Run, error: Exception) -> None:
         if isinstance(error, OSError):
             error.filename = str(here.root)
-        here.store.before("resolve", raising(error))
+        here.store.before("history", raising(error))
 
         ran = run()
 
@@ -488,7 +487,7 @@ class TestTriesAgain:
     @pytest.mark.parametrize("when", ["before", "after"])
     @pytest.mark.parametrize(
         "method",
-        ["resolve", "history", "list", "read", "stage", "stage.write", "stage.commit", "publish"],
+        ["history", "list", "read", "stage", "stage.write", "stage.commit", "publish"],
     )
     def test_one_lost_answer_costs_nothing(
         self, here: Rig, run: Run, method: str, when: str

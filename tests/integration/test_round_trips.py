@@ -1,0 +1,91 @@
+"""How many requests an attempt takes: each of them is a wait, and a load on a server.
+
+Counted, never timed. The interval of heartbeats is longer than these attempts take, which leaves
+the one that confirms the lease before the merge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.worker import started_worker
+from tests.integration.platform import Platform, workspace
+from tests.rig.fault_proxy import FaultProxy
+
+pytestmark = pytest.mark.servers
+
+REPOSITORY = "/api/v1/repositories/*"
+CONDUCTOR = ["GET /api/tasks/*", "POST /api/tasks"]
+
+LOOK = f"GET {REPOSITORY}/refs/*/commits"
+READ = [
+    f"GET {REPOSITORY}/refs/*/objects/ls",  # the listing of the workspace
+    f"GET {REPOSITORY}/refs/*/objects",  # its one file
+]
+PUBLISHED = [
+    LOOK,  # where the branch is, and with it the input commit
+    f"GET {REPOSITORY}/refs/*/objects/ls",  # whether that holds the fence, asked once of a commit
+    *READ,
+    f"POST {REPOSITORY}/branches",
+    f"POST {REPOSITORY}/branches/*/objects",
+    f"POST {REPOSITORY}/branches/*/commits",
+    LOOK,  # decides
+    f"POST {REPOSITORY}/refs/*/merge/main",
+    f"GET {REPOSITORY}/commits/*",  # the merge, to be verified
+    f"DELETE {REPOSITORY}/branches/*",  # after the report
+]
+UNCHANGED = [LOOK, *READ, LOOK]
+
+
+class Watched:
+    """A worker's configuration, whose requests are written down on their way."""
+
+    def __init__(self, platform: Platform, folder: Path) -> None:
+        self._conductor_root = platform.conductor_url.removesuffix("/api")
+        self.conductor = FaultProxy(self._conductor_root)
+        self.lakefs = FaultProxy(platform.lakefs_access.endpoint)
+        self.config = platform.write_config(folder, heartbeat="60s")
+        text = self.config.read_text().replace(self._conductor_root, self.conductor.url)
+        text = text.replace(platform.lakefs_access.endpoint, self.lakefs.url)
+        self.config.write_text(text)
+
+    def calls(self, proxy: FaultProxy) -> list[str]:
+        """Return the requests so far, but for polls."""
+        return [sent.call for sent in proxy.sent if "/poll/" not in sent.call]
+
+
+@pytest.fixture
+def watched(platform: Platform, tmp_path: Path) -> Iterator[Watched]:
+    made = Watched(platform, tmp_path)
+    with closing(made.conductor), closing(made.lakefs):
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("deed", "of_store", "of_queue"),
+    [
+        # the lease is confirmed, observed once more, and the outcome reported
+        ("write", PUBLISHED, [*CONDUCTOR, *CONDUCTOR]),
+        ("nothing", UNCHANGED, CONDUCTOR),
+    ],
+)
+def test_an_attempt_asks_for_nothing_twice(
+    platform: Platform, watched: Watched, deed: str, of_store: list[str], of_queue: list[str]
+) -> None:
+    repository, ref = platform.repository({"data/in.txt": b"input"})
+    with started_worker(watched.config) as worker:
+        for nth in range(2):  # the first one finds out what holds for all that follow
+            before = [len(watched.calls(p)) for p in (watched.lakefs, watched.conductor)]
+            params = {"do": deed, "path": "in.txt", "text": f"text {nth}"}
+            inputs = {"workspace": workspace(repository, ref), "params": params}
+            state = platform.wait_ended(platform.start_task("probe.files", inputs))
+            assert state["status"] == "COMPLETED", state
+            ref = state["tasks"][0]["outputData"]["workspace"]["ref"]
+            worker.wait_event("attempt.finished", count=nth + 1)
+
+    assert watched.calls(watched.lakefs)[before[0] :] == of_store
+    assert watched.calls(watched.conductor)[before[1] :] == of_queue
