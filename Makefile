@@ -32,6 +32,10 @@ deploy-test: .venv/dev.stamp ## Test what is in deploy/: alerts, dashboard, char
 	@.venv/bin/hadolint Dockerfile deploy/examples/image/Dockerfile
 	@.venv/bin/python -m pytest -q tests/deploy
 
+.PHONY: image-test
+image-test: .venv/dev.stamp ## Build the image from Debian packages and run it (as root; needs buildah, podman)
+	@.venv/bin/python -m pytest -q tests/image
+
 .PHONY: servers
 servers: .venv/dev.stamp ## Start a real Conductor and a real lakeFS, and print how to reach them
 	@.venv/bin/python $(SERVERS) up
@@ -49,7 +53,7 @@ lint: .venv/dev.stamp ## Check format, style and the direction of imports
 .PHONY: types
 types: .venv/dev.stamp ## Check types
 	@.venv/bin/mypy
-	@.venv/bin/mypy $(SERVERS) deploy/render.py
+	@.venv/bin/mypy $(SERVERS) deploy/render.py deploy/image.py
 
 # The build backend is in both locks, so that building needs no second download.
 LOCK = $(UV) pip compile --quiet --universal --generate-hashes --no-annotate --upgrade \
