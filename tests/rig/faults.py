@@ -309,6 +309,11 @@ def _damage(fault: Fault, calls: Sequence[Point]) -> Kinds:
     return FAILED | {"superseded"} if fault.times == "ever" else DONE
 
 
+def _full_disk(fault: Fault, calls: Sequence[Point]) -> Kinds:
+    """Reading again makes no room: another attempt, on another machine maybe, fares better."""
+    return FAILED
+
+
 def _even_twice(fault: Fault, calls: Sequence[Point]) -> Kinds:
     """Damage that is the same at every reading is what the store holds, by all that can be told."""
     return DONE
@@ -420,7 +425,7 @@ KINDS: dict[str, Kind] = {
     "outrun_after": Kind(_outrun_after, _overtaken, repeats=False),
     "damaged": Kind(_spoiling(lambda data: data[::-1]), _even_twice, at=READ),
     "short": Kind(_spoiling(lambda data: data[:-1]), _damage, at=READ),
-    "disk_full": Kind(_spoiling(_no_space), _damage, at=READ),
+    "disk_full": Kind(_spoiling(_no_space), _full_disk, at=READ),
     "stored_damaged": Kind(_stored_damaged, _damage, at=WRITE),
     "stored_short": Kind(_stored_short, _damage, at=WRITE),
 }
