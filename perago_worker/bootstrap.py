@@ -16,7 +16,6 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import structlog
-from prometheus_client import CollectorRegistry
 
 from perago_worker.adapters.system import SystemClock
 from perago_worker.attempt.body.child_process import ChildSpec
@@ -24,11 +23,9 @@ from perago_worker.attempt.body.process import ProcessBody, child_environment
 from perago_worker.attempt.body.runner import BodyRunner
 from perago_worker.attempt.body.thread import ThreadBody
 from perago_worker.attempt.budget import Budget
-from perago_worker.attempt.codes import Code
 from perago_worker.attempt.context import AttemptSettings, Tools
 from perago_worker.attempt.directories import AttemptDirectories
 from perago_worker.attempt.lease_keeper import BEATS_PER_LEASE
-from perago_worker.attempt.pipeline import STEP_NAMES
 from perago_worker.attempt.workspace import Limits
 from perago_worker.config import (
     ConductorQueueSettings,
@@ -47,16 +44,18 @@ from perago_worker.ports import MAX_POLL_WAIT_S, Clock, TaskQueue, WorkspaceStor
 from perago_worker.runtime.heartbeats import Heartbeats
 from perago_worker.runtime.janitor import Janitor, SeenRepositories, StageSurvey
 from perago_worker.runtime.poller import Poller
+from perago_worker.runtime.queue_survey import QueueSurvey
 from perago_worker.runtime.shutdown import Shutdown
 from perago_worker.runtime.slots import SlotPool
 from perago_worker.runtime.supervisor import Supervisor
+from perago_worker.runtime.watchdog import stacks
 from perago_worker.task import TaskDefinition, load_module_tasks
 from perago_worker.taskdef import build_taskdef
 from perago_worker.telemetry.event_log import EventLog
 from perago_worker.telemetry.http import TelemetryServer
 from perago_worker.telemetry.logs import configure_logging
-from perago_worker.telemetry.metrics import Metrics
 from perago_worker.telemetry.summary import RunSummary
+from perago_worker.watching import Watching, not_started, status_of
 
 if TYPE_CHECKING:
     from perago_worker.adapters.local.queue import LocalQueue
@@ -87,9 +86,11 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
     clock = SystemClock()
     summary = RunSummary()
     worker_id = new_worker_id(config)
+    watching = Watching.of(config, definitions, worker_id=worker_id, clock=clock)
+    requests = watching.requests
     with (
-        closing(open_queue(config, worker_id=worker_id, clock=clock)) as queue,
-        closing(open_store(config)) as store,
+        closing(open_queue(config, worker_id=worker_id, clock=clock, listener=requests)) as queue,
+        closing(open_store(config, listener=requests)) as store,
     ):
         if config.queue.kind == "local":
             register_locally(queue, definitions)
@@ -102,6 +103,7 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
             redactor=Redactor(secrets),
             listeners=[EventLog(), summary],
             until_idle=until_idle,
+            watching=watching,
         )
         threading.Thread(target=_greet, args=(store,), name="store greeting", daemon=True).start()
         code = supervisor.run()
@@ -140,15 +142,19 @@ def new_worker_id(config: WorkerConfig) -> str:
     return f"{name}:{os.getpid()}:{os.urandom(4).hex()}"
 
 
-def open_queue(config: WorkerConfig, *, worker_id: str, clock: Clock) -> TaskQueue:
-    """Open the configured queue."""
+def open_queue(
+    config: WorkerConfig, *, worker_id: str, clock: Clock, listener: Listener | None = None
+) -> TaskQueue:
+    """Open the configured queue; `listener` is told of requests, where there is a server."""
     settings = config.queue
     if isinstance(settings, LocalQueueSettings):
         return open_local_queue(config, worker_id=worker_id, clock=clock)
-    return _open_conductor(settings, worker_id=worker_id, clock=clock)
+    return _open_conductor(settings, worker_id=worker_id, clock=clock, listener=listener)
 
 
-def _open_conductor(settings: ConductorQueueSettings, *, worker_id: str, clock: Clock) -> TaskQueue:
+def _open_conductor(
+    settings: ConductorQueueSettings, *, worker_id: str, clock: Clock, listener: Listener | None
+) -> TaskQueue:
     from perago_worker.adapters.conductor.client import ConductorSettings
     from perago_worker.adapters.conductor.queue import ConductorQueue
 
@@ -164,6 +170,7 @@ def _open_conductor(settings: ConductorQueueSettings, *, worker_id: str, clock: 
         ),
         clock=clock,
         worker_id=worker_id,
+        listener=listener,
     )
 
 
@@ -182,15 +189,18 @@ def open_local_queue(
     return LocalQueue(config.queue.path, clock=clock or SystemClock(), worker_id=worker_id)
 
 
-def open_store(config: WorkerConfig) -> WorkspaceStore:
-    """Open the configured store."""
+def open_store(config: WorkerConfig, *, listener: Listener | None = None) -> WorkspaceStore:
+    """Open the configured store; `listener` is told of requests, where there is a server."""
     settings = config.store
     if isinstance(settings, LocalStoreSettings):
         return open_local_store(config)
-    return _open_lakefs(settings, connections=config.workspace.transfer_connections)
+    connections = config.workspace.transfer_connections
+    return _open_lakefs(settings, connections=connections, listener=listener)
 
 
-def _open_lakefs(settings: LakeFSStoreSettings, *, connections: int) -> WorkspaceStore:
+def _open_lakefs(
+    settings: LakeFSStoreSettings, *, connections: int, listener: Listener | None
+) -> WorkspaceStore:
     from perago_worker.adapters.lakefs.settings import LakeFSSettings
     from perago_worker.adapters.lakefs.store import LakeFSStore
 
@@ -204,7 +214,8 @@ def _open_lakefs(settings: LakeFSStoreSettings, *, connections: int) -> Workspac
             request_timeout_s=settings.request_timeout,
             presign=settings.presign == "auto",
             connections=connections,
-        )
+        ),
+        listener=listener,
     )
 
 
@@ -247,16 +258,19 @@ def build_supervisor(
     redactor: Redactor,
     listeners: Sequence[Listener],
     until_idle: bool,
+    watching: Watching | None = None,
 ) -> Supervisor:
-    """Wire a worker for these tasks; nothing is started."""
+    """Wire a worker for these tasks; nothing is started.
+
+    Args:
+        watching: What queue and store tell of their requests, where they were opened so.
+    """
+    watching = watching or Watching.of(config, definitions, worker_id="", clock=clock)
     shutdown = Shutdown()
     heartbeats = Heartbeats(clock=clock)
-    registry = CollectorRegistry()
-    slots = {d.name: slot_count(config, d) for d in definitions}
-    services = ["heartbeats", "janitor", *(f"poller {name}" for name in slots)]
-    metrics = Metrics(registry, slots=slots, steps=STEP_NAMES, codes=tuple(Code), services=services)
+    slots = watching.slots
     seen = SeenRepositories()
-    listener = Fanout([*listeners, metrics, seen])
+    listener = Fanout([*listeners, *watching.listeners, seen])
     owner = f"{os.getpid()}-{os.urandom(4).hex()}"
     directories = AttemptDirectories(config.workspace.root, owner=owner)
 
@@ -293,13 +307,20 @@ def build_supervisor(
         )
 
     pollers = [make_poller(definition) for definition in definitions]
-    return Supervisor(
+    domains = {poller.task_type: poller.domain for poller in pollers}
+    supervisor = Supervisor(
         queue=queue,
         pollers=pollers,
         heartbeats=heartbeats,
         directories=directories,
         make_endpoint=lambda liveness, readiness: TelemetryServer(
-            config.http.listen, registry=registry, liveness=liveness, readiness=readiness
+            config.http.listen,
+            registry=watching.registry,
+            liveness=liveness,
+            readiness=readiness,
+            startup=lambda: not_started(supervisor),
+            status=lambda: redactor.fields(status_of(supervisor, watching.board)),
+            stacks=lambda: redactor.text(stacks()),
         ),
         shutdown=shutdown,
         clock=clock,
@@ -314,18 +335,10 @@ def build_supervisor(
             clock=clock,
             listener=listener,
         ),
+        observers=[QueueSurvey(queue, domains=domains, clock=clock, listener=listener)],
     )
-
-
-def slot_count(config: WorkerConfig, definition: TaskDefinition) -> int:
-    """Return how many attempts of a task may run here at once.
-
-    Slots beyond the task's limit would be of no use: Conductor postpones what is polled for them by
-    a minute.
-    """
-    limit = definition.controls.limits.concurrent_exec_limit  # 0 is none, too
-    concurrency = config.task(definition.name).concurrency
-    return min(concurrency, limit) if limit else concurrency
+    watching.look_at(supervisor, config.workspace.root)
+    return supervisor
 
 
 def _attempt_settings(config: WorkerConfig, definition: TaskDefinition) -> AttemptSettings:

@@ -50,6 +50,14 @@ class AttemptStarted(Event):
 
 
 @dataclass(frozen=True)
+class StepStarted(Event):
+    """An attempt went on to its next step."""
+
+    lease: Lease
+    step: str
+
+
+@dataclass(frozen=True)
 class StepFinished(Event):
     """One step of an attempt ended, well or not.
 
@@ -200,6 +208,54 @@ class StateChanged(Event):
 
     state: Literal["starting", "running", "draining", "stopped"]
     detail: str = ""
+
+
+@dataclass(frozen=True)
+class Stalled(Event):
+    """A part of the worker has made no progress for too long.
+
+    Attributes:
+        stacks: What every thread of the process is doing.
+    """
+
+    service: str
+    silent_s: float
+    stacks: str
+
+
+@dataclass(frozen=True)
+class QueueSeen(Event):
+    """The queue told how many tasks of a type wait in it."""
+
+    task_type: str
+    waiting: int
+
+
+@dataclass(frozen=True)
+class RequestFinished(Event):
+    """A request to a server was answered, or not.
+
+    Attributes:
+        service: `conductor` or `lakefs`.
+        operation: What was asked for, one of a few words.
+        route: Its path with placeholders, without values.
+        status: Of the answer; 0 when none came.
+        seconds: Until the answer, or until nothing more was waited for.
+    """
+
+    service: Literal["conductor", "lakefs"]
+    operation: str
+    method: str
+    route: str
+    status: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CallRepeated(Event):
+    """A call to a port is made again, because it was not answered."""
+
+    port: Literal["queue", "store"]
 
 
 class Listener(Protocol):

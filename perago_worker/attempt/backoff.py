@@ -56,6 +56,7 @@ class Retry:
         clock: Clock,
         stop: threading.Event,
         check: Callable[[], None],
+        on_repeat: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare.
 
@@ -63,6 +64,7 @@ class Retry:
             on: The error after which to try again; it is raised after the last try.
             stop: Ends a wait early.
             check: Called before every try; raises to stop trying.
+            on_repeat: Called before every try but the first.
         """
         self._on = on
         self._tries = tries
@@ -70,6 +72,7 @@ class Retry:
         self._clock = clock
         self._stop = stop
         self._check = check
+        self._on_repeat = on_repeat
 
     def __call__(self, work: Callable[..., R], *args: object) -> R:
         """Return what `work` returns, at the first try that does not fail."""
@@ -83,4 +86,5 @@ class Retry:
                 if tries >= self._tries:
                     raise
             self._clock.wait(self._stop, backoff.next_wait())
+            self._on_repeat()
         raise AssertionError  # count() does not end

@@ -19,7 +19,7 @@ from perago_worker.attempt.stop import StopToken
 from perago_worker.attempt.task_log import TaskLog
 from perago_worker.attempt.workspace import Changes, Limits, Workspace
 from perago_worker.errors import StoreUnavailable
-from perago_worker.events import Listener
+from perago_worker.events import CallRepeated, Listener
 from perago_worker.models import CommitInfo, Lease, Publication, WorkspaceInput
 from perago_worker.ports import Clock, FenceLevel, TaskQueue, WorkspaceStore
 from perago_worker.task import TaskDefinition
@@ -139,6 +139,7 @@ class Attempt:
             clock=self.tools.clock,
             stop=self.stop.event,
             check=self.stop.check,
+            on_repeat=lambda: self.tools.listener.on_event(CallRepeated("store")),
         )
 
     def publisher(self, *, new_stage_name: Callable[[], str] = str) -> Publisher:

@@ -22,7 +22,7 @@ from perago_worker.errors import (
     QueueUnavailable,
     RetryableAttemptError,
 )
-from perago_worker.events import GivenBack, HeartbeatSent, Listener
+from perago_worker.events import CallRepeated, GivenBack, HeartbeatSent, Listener
 from perago_worker.models import Held, Lease, Lost, Outcome
 from perago_worker.ports import Clock, TaskQueue
 
@@ -262,6 +262,7 @@ class LeaseKeeper:
                 return True
             if self._clock.wait(self._shut_down, wait_s) or self._clock.now() > give_up_at:
                 return False
+            self._listener.on_event(CallRepeated("queue"))
         return False
 
     def _read_back(self, outcome: Outcome, request_timeout_s: float) -> None:

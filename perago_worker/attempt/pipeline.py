@@ -24,7 +24,7 @@ from perago_worker.errors import (
     StoreUnavailable,
     TerminalAttemptError,
 )
-from perago_worker.events import AttemptFinished, AttemptStarted, StepFinished
+from perago_worker.events import AttemptFinished, AttemptStarted, StepFinished, StepStarted
 from perago_worker.models import Outcome
 from perago_worker.models.outcome import MAX_REASON_CHARS, OutcomeKind
 from perago_worker.task import TaskDefinition
@@ -107,6 +107,7 @@ def _carry_out(attempt: Attempt) -> tuple[Outcome, str]:
 
 
 def _timed(attempt: Attempt, name: str, work: Callable[[Attempt], None]) -> None:
+    attempt.tools.listener.on_event(StepStarted(attempt.lease, name))
     started_at = attempt.tools.clock.now()
     error = ""
     try:

@@ -208,10 +208,12 @@ class PublishSettings(Section):
 
 
 class HttpSettings(Section):
-    """`[http]`: metrics and probes."""
+    """`[http]`: status page, metrics and probes."""
 
     listen: Listen = "127.0.0.1:9464"
     """Address and port to serve on; port 0 is any free one, an empty string turns it off."""
+    client_metrics: Annotated[bool, Field(strict=True), Expected("true or false")] = False
+    """Whether `/metrics` also shows the metrics that Conductor's client libraries share."""
 
     @property
     def address(self) -> tuple[str, int] | None:

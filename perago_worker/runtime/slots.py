@@ -158,6 +158,11 @@ class SlotPool:
         """Number of slots with an attempt."""
         return sum(slot.busy for slot in self.slots)
 
+    def shortest_lease_s(self) -> float:
+        """Return the shortest time that a lease in use may be relied on; infinite when none is."""
+        attempts = [slot.attempt for slot in self.slots]
+        return min((a.keeper.remaining_s for a in attempts if a is not None), default=float("inf"))
+
     def wait_free(self, timeout_s: float) -> bool:
         """Wait until a slot is free; return whether one is. Woken by `wake`, too."""
         self._freed.clear()

@@ -17,14 +17,11 @@ from perago_worker.runtime.poller import Poller
 from perago_worker.runtime.service import Service
 from perago_worker.runtime.shutdown import Shutdown
 from perago_worker.runtime.slots import SlotPool
+from perago_worker.runtime.watchdog import STALL_S, Watchdog
 
 State = Literal["starting", "running", "draining", "stopped"]
 
 LOOK_INTERVAL_S = 0.2
-STALL_S = 120.0
-"""A service that has not ticked for this long is stuck: every wait in the worker is shorter, the
-longest being a poll with its request timeout and the wait after a failed one."""
-
 FRESH_POLL_S = 60.0
 """A worker whose last good poll is older is not ready."""
 
@@ -86,10 +83,12 @@ class Supervisor:
         drain_timeout_s: float,
         until_idle: bool,
         janitor: Service | None = None,
+        observers: Sequence[Service] = (),
     ) -> None:
-        self._pollers = pollers
+        self.pollers = pollers
         self._heartbeats = heartbeats
-        self._janitor = [janitor] if janitor else []
+        self._watchdog = Watchdog(lambda: self.services, clock=clock, listener=listener)
+        self._janitor = [*([janitor] if janitor else []), *observers, self._watchdog]
         self._directories = directories
         self._endpoint = make_endpoint(self.liveness, self.readiness)
         self._shutdown = shutdown
@@ -99,15 +98,17 @@ class Supervisor:
         self._idleness = Idleness(queue, pollers, clock) if until_idle else None
         self._restarts: dict[str, _Restarts] = {}
         self.state: State = "starting"
+        self._looked_at = clock.now()
 
     @property
     def _pools(self) -> list[SlotPool]:
-        return [poller.pool for poller in self._pollers]
+        return [poller.pool for poller in self.pollers]
 
     @property
-    def _services(self) -> list[Service]:
+    def services(self) -> list[Service]:
+        """All long-lived parts."""
         slots = [slot for pool in self._pools for slot in pool.slots]
-        return [self._heartbeats, *self._janitor, *slots, *self._pollers]
+        return [self._heartbeats, *self._janitor, *slots, *self.pollers]
 
     def run(self) -> int:
         """Work until asked to end; return the exit code. Called in the main thread."""
@@ -128,11 +129,11 @@ class Supervisor:
         self._enter("starting")
         self._directories.open()
         self._endpoint.start()
-        for service in self._services:
-            if service not in self._pollers:
+        for service in self.services:
+            if service not in self.pollers:
                 service.start()
         self._enter("running")
-        for poller in self._pollers:
+        for poller in self.pollers:
             poller.start()
 
     def _enter(self, state: State, detail: str = "") -> None:
@@ -150,7 +151,8 @@ class Supervisor:
 
     def _restart_failed(self) -> bool:
         """Start services that ended by themselves; return False when one does so too often."""
-        for service in self._services:
+        self._looked_at = self._clock.now()
+        for service in self.services:
             if service.failure is None:
                 continue
             restarts = self._restarts.setdefault(service.name, _Restarts())
@@ -174,10 +176,10 @@ class Supervisor:
         """Take no new work, and let what runs finish, with its heartbeats, for so long."""
         running = sum(pool.busy for pool in self._pools)
         self._enter("draining", f"{running} attempts are running")
-        for poller in self._pollers:
+        for poller in self.pollers:
             poller.stop()
         deadline = self._clock.now() + self._drain_timeout_s
-        self._await(lambda: all(p.join(0) for p in self._pollers), POLL_END_S)
+        self._await(lambda: all(p.join(0) for p in self.pollers), POLL_END_S)
         self._await(self._nothing_runs, deadline - self._clock.now())
         cause = StopCause.SHUT_DOWN if self._shutdown.now.is_set() else StopCause.DRAINED
         for pool in self._pools:
@@ -212,11 +214,19 @@ class Supervisor:
 
     def liveness(self) -> list[str]:
         """Return why the process should be restarted; a dependency being down is no reason."""
+        silent = {service.name: service.silent_for_s() for service in self.services}
+        silent["main loop"] = self.lag_s()
         return [
-            f"{service.name} has made no progress for {service.silent_for_s():.0f} s"
-            for service in self._services
-            if service.silent_for_s() > STALL_S
+            f"{name} has made no progress for {seconds:.0f} s"
+            for name, seconds in silent.items()
+            if seconds > STALL_S
         ]
+
+    def lag_s(self) -> float:
+        """Return how late the main loop is with its next look."""
+        if self.state in {"starting", "stopped"}:
+            return 0.0
+        return max(0.0, self._clock.now() - self._looked_at - LOOK_INTERVAL_S)
 
     def readiness(self) -> list[str]:
         """Return why the worker is not taking work."""
@@ -224,7 +234,7 @@ class Supervisor:
             return [f"the worker is {self.state}"]
         return [
             f"{poller.task_type}: {reason}"
-            for poller in self._pollers
+            for poller in self.pollers
             if (reason := self._why_not_polling(poller))
         ]
 

@@ -20,6 +20,7 @@ from perago_worker.events import (
     Published,
     ServiceFailed,
     StageLeft,
+    Stalled,
     StateChanged,
     StepFinished,
     Swept,
@@ -83,6 +84,10 @@ class EventLog:
             case ServiceFailed(service, error, restart_in_s):
                 self._log.error(
                     "service.failed", service=service, restart_in_s=restart_in_s, exception=error
+                )
+            case Stalled(service, silent_s, stacks):
+                self._log.error(
+                    "service.stalled", service=service, silent_s=_rounded(silent_s), stack=stacks
                 )
             case StateChanged(state, detail):
                 self._log.info("worker.state_changed", state=state, **given(detail=detail))

@@ -1,35 +1,39 @@
-"""Metrics and probes over HTTP: read-only, on a port of its own, never in the way of the work."""
+"""Status page, metrics and probes over HTTP: read-only, on a port of its own, beside the work."""
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
+from ipaddress import ip_address
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from perago_worker._version import __version__
 from perago_worker.config import parse_listen
 from perago_worker.errors import ConfigError, ConfigProblem
+from perago_worker.telemetry.page import POLICY, page
 
 PLAIN = "text/plain; charset=utf-8"
 CLIENT_TIMEOUT_S = 10.0
 """A client that says or takes nothing for this long is cut off."""
 STOP_CHECK_S = 0.25
 
-INDEX = f"""perago-worker {__version__}
+HTML = "text/html; charset=utf-8"
+JSON = "application/json"
 
-/metrics  metrics for Prometheus
-/livez    200 while the process is worth keeping, 503 with reasons when it should be restarted
-/readyz   200 while it takes work, 503 with reasons when it does not
-"""
+LOOPBACK_ONLY = frozenset({"/stacks"})
+"""Paths that are answered only to those on this machine, and under its own name."""
+
+_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 Check = Callable[[], list[str]]
 """Returns why something is not as it should be, one line each; nothing when all is well."""
@@ -43,21 +47,35 @@ _log = logging.getLogger(__name__)
 
 
 class TelemetryServer:
-    """Serves `/metrics`, `/livez` and `/readyz` from threads of its own.
+    """Serves the status page, `/status.json`, `/metrics` and the probes from threads of its own.
 
     Args:
         listen: `host:port`; port 0 is any free one, an empty string turns the server off.
         registry: What `/metrics` shows.
         liveness: Why the process should be restarted. Called in a thread of the server.
         readiness: Why it takes no work. Called in a thread of the server.
+        startup: Why it cannot be said to have started.
+        status: What the page and `/status.json` show; plain values without secrets.
+        stacks: What all threads are doing; shown on this machine only.
     """
 
     def __init__(
-        self, listen: str, *, registry: CollectorRegistry, liveness: Check, readiness: Check
+        self,
+        listen: str,
+        *,
+        registry: CollectorRegistry,
+        liveness: Check,
+        readiness: Check,
+        startup: Check = list,
+        status: Callable[[], Mapping[str, Any]],
+        stacks: Callable[[], str] = str,
     ) -> None:
         self._listen = listen
         self._routes: Routes = {
-            "/": lambda _: (HTTPStatus.OK, PLAIN, INDEX.encode()),
+            "/": lambda _: (HTTPStatus.OK, HTML, page(status()).encode(errors="replace")),
+            "/status.json": lambda _: (HTTPStatus.OK, JSON, _as_json(status())),
+            "/stacks": lambda _: (HTTPStatus.OK, PLAIN, stacks().encode(errors="replace")),
+            "/startupz": lambda _: _probe(startup),
             "/livez": lambda _: _probe(liveness),
             "/readyz": lambda _: _probe(readiness),
             "/metrics": lambda accept: _metrics(registry, accept),
@@ -120,6 +138,10 @@ def _probe(check: Check) -> Answer:
     return status, PLAIN, ("\n".join(reasons or ["ok"]) + "\n").encode()
 
 
+def _as_json(status: Mapping[str, Any]) -> bytes:
+    return (json.dumps(status, indent=2) + "\n").encode()
+
+
 def _metrics(registry: CollectorRegistry, accept: str) -> Answer:
     encode, content_type = choose_encoder(accept)
     return HTTPStatus.OK, content_type, encode(registry)
@@ -149,6 +171,9 @@ class _Handler(BaseHTTPRequestHandler):
         if route is None:
             self._send(HTTPStatus.NOT_FOUND, PLAIN, b"not found\n")
             return
+        if path in LOOPBACK_ONLY and not self._is_local():
+            self._send(HTTPStatus.FORBIDDEN, PLAIN, b"only on the machine itself\n")
+            return
         try:
             answer = route(self.headers.get("Accept", ""))
         except Exception:  # noqa: BLE001 -- a probe that breaks must fail, not hang up
@@ -157,6 +182,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(*answer)
 
     do_HEAD = do_GET  # noqa: N815 -- the base class finds methods by these names
+
+    def _is_local(self) -> bool:
+        """Whether somebody here asks, and not a page of elsewhere by a name that leads here."""
+        name = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        peer = ip_address(self.client_address[0].partition("%")[0])
+        return peer.is_loopback and name in _LOCAL_NAMES
 
     def _refuse(self) -> None:
         self.close_connection = True  # whatever body there is stays unread
@@ -170,6 +201,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("X-Frame-Options", "DENY")
+        self.send_header("Referrer-Policy", "no-referrer")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        self.send_header("Content-Security-Policy", POLICY)
         if status is HTTPStatus.METHOD_NOT_ALLOWED:
             self.send_header("Allow", "GET, HEAD")
         self.end_headers()

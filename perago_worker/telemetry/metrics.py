@@ -7,6 +7,7 @@ are closed sets: task types, steps, outcomes and codes; never an id, a path or t
 from __future__ import annotations
 
 import platform
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, get_args
@@ -32,12 +33,17 @@ from perago_worker.events import (
     PollFinished,
     Published,
     PublishOutcome,
+    QueueSeen,
     ServiceFailed,
+    StageLeft,
+    Stalled,
     StateChanged,
     StepFinished,
+    StepStarted,
     Swept,
     Transferred,
 )
+from perago_worker.models import Lease
 from perago_worker.models.outcome import OutcomeKind
 from perago_worker.ports import FenceLevel
 
@@ -51,6 +57,12 @@ BUDGET_BUCKETS = (0.1, 0.25, 0.5, 0.75, 0.9, 1, 1.5, 2)
 
 OTHER = "other"
 """Stands for a label value outside of its closed set."""
+
+UNTIMED_STEPS = frozenset({"receive"})
+"""Takes no time worth twenty series: it looks at what is in memory already."""
+
+_TRACE = re.compile(r"[0-9a-f]{2}-(?P<trace>[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+"""The header `traceparent`. Source: W3C Trace Context."""
 
 _POLLS = ("tasks", "empty", "error")
 _BEATS = ("held", "lost", "error")
@@ -117,7 +129,9 @@ class Metrics:
         self._registry = registry
         self._wall_clock = wall_clock
         self._steps = frozenset(steps)
+        self._timed = self._steps - UNTIMED_STEPS
         self._codes = frozenset(codes)
+        self._orphans: set[tuple[str, str]] = set()
         self._make_worker_metrics()
         self._make_task_metrics()
         self._start_worker_series(services)
@@ -131,8 +145,12 @@ class Metrics:
                 self._poll_finished(event)
             case AttemptStarted(lease):
                 self._slots_busy.labels(lease.task_type).inc()
-            case StepFinished(lease, step, seconds) if step in self._steps:
-                self._phases.labels(lease.task_type, step).observe(seconds)
+            case StepStarted(lease, step):
+                self._in_progress.labels(lease.task_type, self._known(step)).inc()
+            case StepFinished(lease, step, seconds):
+                self._in_progress.labels(lease.task_type, self._known(step)).dec()
+                if step in self._timed:
+                    self._phases.labels(lease.task_type, step).observe(seconds, exemplar(lease))
             case AttemptFinished(lease, outcome):
                 code = str(outcome.code) if outcome.code in self._codes else OTHER
                 self._slots_busy.labels(lease.task_type).dec()
@@ -151,8 +169,17 @@ class Metrics:
             case ChildStarted(_, _, cause):
                 if cause != "start":
                     self._restarts.labels(cause if cause in _RESTARTS else OTHER).inc()
-            case Swept(kind):
+            case Swept(kind, repository, name):
                 self._swept.labels(kind).inc()
+                self._orphans.discard((repository, name))
+                self._stages_left.set(len(self._orphans))
+            case QueueSeen(task_type, waiting):
+                self._depth.labels(task_type).set(waiting)
+            case StageLeft(_, repository, name):
+                self._orphans.add((repository, name))
+                self._stages_left.set(len(self._orphans))
+            case Stalled(service):
+                self._stalls.labels(service).inc()
             case ServiceFailed(service):
                 self._service_failures.labels(service).inc()
             case StateChanged(state):
@@ -162,6 +189,28 @@ class Metrics:
         self._polls.labels(event.task_type, event.outcome).inc()
         if event.outcome != "error":
             self._last_poll.labels(event.task_type).set(self._wall_clock())
+
+    def _known(self, step: str) -> str:
+        return step if step in self._steps else OTHER
+
+    def watch(
+        self,
+        *,
+        disk_free_bytes: Callable[[], float],
+        loop_lag_s: Callable[[], float],
+        lease_remaining_s: Mapping[str, Callable[[], float]],
+    ) -> None:
+        """Show what is looked up at the moment somebody asks for it.
+
+        Args:
+            disk_free_bytes: Left where workspaces are kept.
+            loop_lag_s: How late the worker's main loop is.
+            lease_remaining_s: For each task type, the shortest time a lease may be relied on.
+        """
+        self._disk_free.set_function(disk_free_bytes)
+        self._lag.set_function(loop_lag_s)
+        for task, shortest in lease_remaining_s.items():
+            self._lease_remaining.labels(task).set_function(shortest)
 
     def _transferred(self, event: Transferred) -> None:
         labels = (event.lease.task_type, event.direction)
@@ -192,6 +241,16 @@ class Metrics:
         self._service_failures = self._counter(
             "service_failures", "Parts of the worker that ended on an exception.", "service"
         )
+        self._stalls = self._counter(
+            "watchdog_stalls", "Parts of the worker that stopped making progress.", "service"
+        )
+        self._lag = self._gauge("event_loop_lag_seconds", "How late the main loop is.")
+        self._disk_free = self._gauge(
+            "workspace_disk_free_bytes", "Left on the disk that workspaces are kept on."
+        )
+        self._stages_left = self._gauge(
+            "orphan_staging_branches", "Hidden branches that could not be dropped, until swept."
+        )
         self._swept = self._counter("gc_removed", "Leftovers of killed workers removed.", "kind")
 
     def _make_task_metrics(self) -> None:
@@ -200,6 +259,13 @@ class Metrics:
             "last_successful_poll_timestamp_seconds",
             "When the queue last answered a poll; 0 is never.",
             "task",
+        )
+        self._depth = self._gauge("queue_depth", "Tasks that wait in the queue.", "task")
+        self._in_progress = self._gauge(
+            "attempts_in_progress", "Attempts by the step they are in.", "task", "phase"
+        )
+        self._lease_remaining = self._gauge(
+            "lease_remaining_seconds", "Shortest time that a running attempt's lease has.", "task"
         )
         self._slots = self._gauge("slots", "Attempts that may run at once.", "task")
         self._slots_busy = self._gauge("slots_busy", "Attempts that run.", "task")
@@ -247,16 +313,18 @@ class Metrics:
         _touch(self._heartbeats, ((outcome,) for outcome in _BEATS))
         _touch(self._restarts, ((cause,) for cause in (*_RESTARTS, OTHER)))
         _touch(self._service_failures, ((service,) for service in services))
+        _touch(self._stalls, ((service,) for service in services))
         _touch(self._swept, ((kind,) for kind in _SWEPT))
 
     def _start_task_series(self, task: str, slots: int) -> None:
         self._slots.labels(task).set(slots)
-        _touch(self._slots_busy, [(task,)])
-        _touch(self._last_poll, [(task,)])
-        _touch(self._budget_used, [(task,)])
+        for metric in (self._slots_busy, self._last_poll, self._budget_used, self._depth):
+            _touch(metric, [(task,)])
+        self._lease_remaining.labels(task).set(float("inf"))
+        _touch(self._in_progress, ((task, step) for step in (*sorted(self._steps), OTHER)))
         _touch(self._polls, ((task, outcome) for outcome in _POLLS))
         _touch(self._attempts, ((task, kind, code) for kind, code in self._endings()))
-        _touch(self._phases, ((task, step) for step in sorted(self._steps)))
+        _touch(self._phases, ((task, step) for step in sorted(self._timed)))
         _touch(self._publications, ((task, outcome) for outcome in _PUBLICATIONS))
         _touch(self._given_back, ((task, outcome) for outcome in _GIVEN_BACK))
         for counter in (self._bytes, self._objects, self._skipped_bytes):
@@ -268,6 +336,13 @@ class Metrics:
         for code in sorted(self._codes):
             yield kinds.get(code, "failed"), str(code)
         yield from ((kind, OTHER) for kind in get_args(OutcomeKind))
+
+
+def exemplar(lease: Lease) -> dict[str, str] | None:
+    """Return the trace a task belongs to, where its input has a `traceparent`."""
+    given = lease.input.get("traceparent")
+    found = _TRACE.fullmatch(given) if isinstance(given, str) else None
+    return {"trace_id": found["trace"]} if found else None
 
 
 def _touch(metric: Any, series: Any) -> None:

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from perago_worker.attempt.pipeline import STEP_NAMES
 from perago_worker.telemetry.metrics import Metrics
+from perago_worker.telemetry.request_metrics import RequestMetrics
 
 METRIC = re.compile(r"\b(?:perago_worker|process)_[a-z_]+\b(?!=)")
 SELECTED = re.compile(r"\b(perago_worker_[a-z_]+)\{([^}]*)\}")
@@ -18,6 +19,7 @@ def registered() -> dict[str, set[str]]:
     """Return the name of every series that a worker exposes, with its labels."""
     registry = CollectorRegistry()
     Metrics(registry, slots={"t": 1}, steps=STEP_NAMES, services=["poller t"])
+    RequestMetrics(registry, services={"queue": "conductor", "store": "lakefs"})
     return {
         sample.name: set(sample.labels)
         for family in registry.collect()

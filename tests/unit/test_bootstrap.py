@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from perago_worker import ExecutionLimits
-from perago_worker.bootstrap import slot_count
 from perago_worker.config import load_config
 from perago_worker.task import TaskDefinition
+from perago_worker.watching import slot_count
 from tests.tasks.probe import plain
 
 CONFIG = """

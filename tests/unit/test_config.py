@@ -143,6 +143,7 @@ KEYS = [
     Key("publish", "require_fence", '"hook"', "HOOK", "hook"),
     Key("publish", "sentinel", "true", "true", True),
     Key("http", "listen", '"[::1]:0"', "[::1]:0", "[::1]:0"),
+    Key("http", "client_metrics", "true", "true", True),
     Key("logging", "format", '"json"', "json", "json"),
     Key("logging", "level", '"WARNING"', "WARNING", "warning"),
 ]

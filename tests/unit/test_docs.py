@@ -27,7 +27,9 @@ from perago_worker.attempt.pipeline import STEP_NAMES
 from perago_worker.cli import app
 from perago_worker.config import load_config
 from perago_worker.task import load_module_tasks
+from perago_worker.telemetry.client_metrics import ClientMetrics
 from perago_worker.telemetry.metrics import Metrics
+from perago_worker.telemetry.request_metrics import RequestMetrics
 from tests.unit import render_configuration
 
 ROOT = Path(__file__).parents[2]
@@ -222,6 +224,7 @@ def test_every_step_is_explained() -> None:
 def test_every_metric_is_listed_with_its_labels() -> None:
     registry = CollectorRegistry()
     Metrics(registry, slots={"t": 1}, steps=["s"], services=["p"])
+    RequestMetrics(registry, services={"queue": "conductor", "store": "lakefs"})
     expected = {}
     for family in registry.collect():
         if family.name.startswith("perago_worker_"):
@@ -230,6 +233,22 @@ def test_every_metric_is_listed_with_its_labels() -> None:
             expected[name.removeprefix("perago_worker_")] = labels
     rows = re.findall(
         r"^\| `([a-z_]+)` \| \w+ \| (.*?) \|", section("operations.md", "Metrics"), re.MULTILINE
+    )
+    assert {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows} == expected
+
+
+def test_every_metric_of_conductors_clients_is_listed_with_its_labels() -> None:
+    registry = CollectorRegistry()
+    ClientMetrics(registry, tasks=["t"])
+    expected = {}
+    for family in registry.collect():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        expected[name] = labels or {"method", "uri", "status"}  # it has no series at rest
+    rows = re.findall(
+        r"^\| `([a-z_]+)` \| (`\w+`(?:, `\w+`)*) \| [A-Z]",
+        section("operations.md", "Metrics"),
+        re.MULTILINE,
     )
     assert {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows} == expected
 

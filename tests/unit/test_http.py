@@ -9,12 +9,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
+from perago_worker.adapters.system import SystemClock
 from perago_worker.errors import ConfigError
+from perago_worker.telemetry.board import Board
 from perago_worker.telemetry.http import TelemetryServer
+
+
+def empty_status() -> dict[str, Any]:
+    board = Board(slots={"features.build": 2}, about={"name": "host"}, clock=SystemClock())
+    return {**board.snapshot(), "not_alive": [], "not_ready": [], "services": []}
 
 
 @dataclass
@@ -23,6 +31,8 @@ class Worker:
 
     not_alive: list[str] = field(default_factory=list)
     not_ready: list[str] = field(default_factory=list)
+    not_started: list[str] = field(default_factory=list)
+    status: dict[str, Any] = field(default_factory=empty_status)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     def server(self, listen: str = "127.0.0.1:0") -> TelemetryServer:
@@ -31,6 +41,9 @@ class Worker:
             registry=self.registry,
             liveness=lambda: self.not_alive,
             readiness=lambda: self.not_ready,
+            startup=lambda: self.not_started,
+            status=lambda: self.status,
+            stacks=lambda: 'Thread "main":\n',
         )
 
 
@@ -87,7 +100,7 @@ def test_a_probe_that_breaks_fails(caplog: pytest.LogCaptureFixture) -> None:
         raise RuntimeError("broken")
 
     server = TelemetryServer(
-        "127.0.0.1:0", registry=CollectorRegistry(), liveness=broken, readiness=list
+        "127.0.0.1:0", registry=CollectorRegistry(), liveness=broken, readiness=list, status=dict
     )
     server.start()
     with caplog.at_level(logging.ERROR):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from math import inf
 from typing import Any, get_args
 
 import pytest
@@ -16,6 +17,7 @@ from perago_worker.events import (
     AttemptFinished,
     AttemptStarted,
     BodyOutput,
+    CallRepeated,
     ChildStarted,
     Event,
     GivenBack,
@@ -23,15 +25,23 @@ from perago_worker.events import (
     PollFinished,
     Published,
     PublishOutcome,
+    QueueSeen,
+    RequestFinished,
     ServiceFailed,
+    StageLeft,
+    Stalled,
     StateChanged,
     StepFinished,
+    StepStarted,
+    Swept,
     Transferred,
 )
 from perago_worker.models import Lease, Outcome
 from perago_worker.models.outcome import OutcomeKind
 from perago_worker.ports import FenceLevel
+from perago_worker.telemetry.client_metrics import ClientMetrics
 from perago_worker.telemetry.metrics import PHASE_BUCKETS_S, Metrics
+from perago_worker.telemetry.request_metrics import OPERATIONS, RequestMetrics
 
 SLOTS = {"a": 2, "b": 1}
 
@@ -103,6 +113,11 @@ ENDINGS: list[tuple[OutcomeKind, Code]] = [
 EVERY_EVENT: list[Event] = [
     *(PollFinished("a", outcome) for outcome in ("tasks", "empty", "error")),
     AttemptStarted(lease()),
+    *(StepStarted(lease(), step) for step in (*STEP_NAMES, "unheard-of")),
+    QueueSeen("a", 3),
+    StageLeft(lease(), "shop", "perago-x"),
+    Swept("stage", "shop", "perago-x"),
+    Stalled("heartbeats", 130.0, "stacks"),
     *(StepFinished(lease(), step, 1.0) for step in (*STEP_NAMES, "unheard-of")),
     *(AttemptFinished(lease(), Outcome(kind=kind, code=code), 1.0, True) for kind, code in ENDINGS),
     *(
@@ -137,7 +152,7 @@ def test_no_event_makes_a_series_that_was_not_there_from_the_start(observed: Obs
 
 
 def test_everything_is_zero_at_the_start_but_what_describes_the_worker(observed: Observed) -> None:
-    not_zero = {name for (name, _), value in observed.series().items() if value}
+    not_zero = {name for (name, _), value in observed.series().items() if value and value < inf}
 
     assert not_zero == {"perago_worker_build_info", "perago_worker_state", "perago_worker_slots"}
 
@@ -324,3 +339,168 @@ def test_names_are_those_of_open_metrics(observed: Observed) -> None:
     assert "_created" not in text
     assert "# TYPE perago_worker_attempts counter" in text
     assert text.endswith("# EOF\n")
+
+
+def test_attempts_are_counted_in_the_step_they_are_in(observed: Observed) -> None:
+    observed.see(StepStarted(lease(), "download"))
+    assert observed.value("attempts_in_progress", task="a", phase="download") == 1
+
+    observed.see(StepFinished(lease(), "download", 1.0), StepStarted(lease(), "body"))
+
+    assert observed.value("attempts_in_progress", task="a", phase="download") == 0
+    assert observed.value("attempts_in_progress", task="a", phase="body") == 1
+
+
+def test_what_waits_and_what_is_stuck_is_told(observed: Observed) -> None:
+    observed.see(QueueSeen("a", 7), Stalled("heartbeats", 130.0, ""))
+
+    assert observed.value("queue_depth", task="a") == 7
+    assert observed.value("watchdog_stalls_total", service="heartbeats") == 1
+
+
+def test_stages_are_orphans_until_they_are_swept(observed: Observed) -> None:
+    observed.see(StageLeft(lease(), "shop", "perago-1"), StageLeft(lease(), "shop", "perago-2"))
+    assert observed.value("orphan_staging_branches") == 2
+
+    observed.see(Swept("stage", "shop", "perago-1"), Swept("stage", "shop", "somebody-elses"))
+
+    assert observed.value("orphan_staging_branches") == 1
+    assert observed.value("gc_removed_total", kind="stage") == 2
+
+
+def test_some_are_read_when_somebody_asks(observed: Observed) -> None:
+    observed.metrics.watch(
+        disk_free_bytes=lambda: 5e9, loop_lag_s=lambda: 0.5, lease_remaining_s={"a": lambda: 42.0}
+    )
+
+    assert observed.value("workspace_disk_free_bytes") == 5e9
+    assert observed.value("event_loop_lag_seconds") == 0.5
+    assert observed.value("lease_remaining_seconds", task="a") == 42
+    assert observed.value("lease_remaining_seconds", task="b") == inf
+
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (f"00-{TRACE}-00f067aa0ba902b7-01", True),
+        (f"00-{TRACE}-00f067aa0ba902b7-01\n", False),
+        ("00-secret-of-somebody", False),
+        (None, False),
+        (5, False),
+    ],
+)
+def test_steps_of_a_traced_task_have_its_trace_as_exemplar(
+    given: object, shown: bool, observed: Observed
+) -> None:
+    traced = replace_input(lease(), {"traceparent": given})
+    observed.see(StepFinished(traced, "body", 3.0))
+
+    text = generate_latest(observed.registry).decode()  # type: ignore[no-untyped-call]
+
+    assert (f'# {{trace_id="{TRACE}"}} 3.0' in text) is shown
+    assert "secret" not in text
+
+
+def replace_input(given: Lease, value: dict[str, Any]) -> Lease:
+    return given.model_copy(update={"input": value})
+
+
+# --- requests to servers, and what Conductor's clients share --------------------------------------
+
+
+def values(registry: CollectorRegistry) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for metric in registry.collect()
+        for sample in metric.samples
+    }
+
+
+def test_requests_are_counted_by_what_they_ask_for_and_how_they_end() -> None:
+    registry = CollectorRegistry()
+    metrics = RequestMetrics(registry, services={"queue": "conductor", "store": "lakefs"})
+    at_start = set(values(registry))
+    for service, operations in OPERATIONS.items():
+        for operation in (*operations, "unheard-of"):
+            for status in (0, 200, 302, 404, 503, 999):
+                metrics.on_event(
+                    RequestFinished(service, operation, "GET", "/x", status, 0.2)  # type: ignore[arg-type]
+                )
+    metrics.on_event(CallRepeated("store"))
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"perago_worker_{name}", labels)
+
+    assert set(values(registry)) == at_start
+    polls = {"service": "conductor", "operation": "poll"}
+    assert value("http_requests_total", **polls, code="2xx") == 1
+    assert value("http_requests_total", **polls, code="none") == 2
+    assert value("http_request_duration_seconds_count", **polls) == 6
+    assert value("http_retries_total", service="lakefs") == 1
+    assert value("http_retries_total", service="conductor") == 0
+
+
+def test_only_servers_that_there_are_have_series() -> None:
+    registry = CollectorRegistry()
+    RequestMetrics(registry, services={"queue": "conductor"})
+
+    services = {dict(labels)["service"] for _, labels in values(registry)}
+
+    assert services == {"conductor"}
+
+
+def test_metrics_of_conductors_clients_are_there_from_the_start() -> None:
+    registry = CollectorRegistry()
+    metrics = ClientMetrics(registry, tasks=["a"])
+    at_start = set(values(registry))
+    assert all(value == 0 for value in values(registry).values())
+    assert len(at_start) < 130
+
+    for event in EVERY_EVENT:
+        metrics.on_event(event)
+    assert set(values(registry)) == at_start
+
+    metrics.on_event(RequestFinished("conductor", "poll", "GET", "/tasks/poll", 200, 0.2))
+    labels = {"method": "GET", "uri": "/tasks/poll", "status": "200"}
+    count = registry.get_sample_value("http_api_client_request_seconds_count", labels)
+    assert count == 1
+
+
+def test_metrics_of_conductors_clients_count_what_happens() -> None:
+    registry = CollectorRegistry()
+    metrics = ClientMetrics(registry, tasks=["a"])
+    for event in (
+        PollFinished("a", "empty", seconds=0.2),
+        PollFinished("a", "error", error="no"),
+        AttemptStarted(lease()),
+        StepFinished(lease(), "body", 3.0),
+        StepFinished(lease(), "report", 0.1, "QueueUnavailable"),
+        AttemptFinished(
+            lease(), Outcome(kind="completed", code="published", output={"x": 1}), 3.1, False
+        ),
+        AttemptFinished(lease(), Outcome(kind="failed", code="task_failed"), 3.1, True),
+        ChildStarted("a", 1, "start"),
+        ChildStarted("a", 2, "ended"),
+        GivenBack(lease(), "more tasks came than were asked for"),
+        GivenBack(lease(), "the worker stops"),
+    ):
+        metrics.on_event(event)
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(name, {"taskType": "a", **labels})
+
+    assert value("task_poll_total") == 2
+    assert value("task_poll_error_total", exception="QueueUnavailable") == 1
+    assert value("task_poll_time_seconds_count", status="FAILURE") == 1
+    assert value("task_execution_started_total") == 1
+    assert value("task_execute_time_seconds_sum", status="SUCCESS") == 3
+    assert value("task_update_time_seconds_count", status="FAILURE") == 1
+    assert value("task_update_error_total", exception="QueueUnavailable") == 1
+    assert value("task_execute_error_total", exception="RetryableAttemptError") == 1
+    assert value("task_result_size_bytes_sum") == len('{"x": 1}')
+    assert value("worker_restart_total") == 1
+    assert value("task_execution_queue_full_total") == 1
+    assert value("active_workers") == -1

@@ -18,8 +18,9 @@ from perago_worker.adapters.conductor.answers import NotFoundAnswer
 from perago_worker.adapters.conductor.client import ConductorSettings
 from perago_worker.adapters.conductor.mapping import Record, UnreadableTaskError
 from perago_worker.adapters.conductor.sdk import MetadataResourceApi, TaskResourceApi
-from perago_worker.adapters.conductor.transport import Request, Transport
+from perago_worker.adapters.conductor.transport import LOG_ROUTE, TASK_ROUTE, Request, Transport
 from perago_worker.errors import QueueError, QueueUnavailable
+from perago_worker.events import Listener
 from perago_worker.models import Lease, Lost, Observation, Outcome
 from perago_worker.ports import MAX_POLL_WAIT_S, Clock, TaskEnd
 
@@ -47,13 +48,24 @@ class ConductorQueue:
         self._metadata = MetadataResourceApi(transport)
 
     @classmethod
-    def open(cls, settings: ConductorSettings, *, clock: Clock, worker_id: str) -> Self:
+    def open(
+        cls,
+        settings: ConductorSettings,
+        *,
+        clock: Clock,
+        worker_id: str,
+        listener: Listener | None = None,
+    ) -> Self:
         """Return a queue that connects on first use; the worker id is unique per process start.
+
+        `listener` is told of every request.
 
         Raises:
             ConfigError: The settings cannot be used.
         """
-        return cls(Transport(settings, clock=clock), clock=clock, worker_id=worker_id)
+        return cls(
+            Transport(settings, clock=clock, listener=listener), clock=clock, worker_id=worker_id
+        )
 
     def ping(self) -> None:
         """Look up a task definition that need not exist: the answer proves address and keys."""
@@ -103,8 +115,9 @@ class ConductorQueue:
 
         It is looked at first because Conductor lets anybody give back anybody's task.
         """
+        path = f"/tasks/{quote(lease.task_id, safe='')}"
         with self._unless_unknown(lease):
-            answer = self._transport.send(Request("GET", f"/tasks/{quote(lease.task_id, safe='')}"))
+            answer = self._transport.send(Request("GET", path, route=TASK_ROUTE))
             record = _object(answer.json(), answer.call)
             if isinstance(mapping.read_observation(record, lease), Lost):
                 return
@@ -124,7 +137,9 @@ class ConductorQueue:
         path = f"/tasks/{quote(lease.task_id, safe='')}/log"
         headers = {"Content-Type": "text/plain; charset=utf-8"}
         with self._unless_unknown(lease):
-            self._transport.send(Request("POST", path, content=body, headers=headers)).text()
+            self._transport.send(
+                Request("POST", path, content=body, headers=headers, route=LOG_ROUTE)
+            ).text()
 
     def ended(self, task_id: str) -> TaskEnd:
         """Read how a task has ended from its record."""

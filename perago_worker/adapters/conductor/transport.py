@@ -25,7 +25,22 @@ from perago_worker.adapters.conductor.client import (
     open_outside_client,
 )
 from perago_worker.errors import QueueRefused, QueueUnavailable
+from perago_worker.events import Listener, RequestFinished
 from perago_worker.ports import Clock
+
+TASK_ROUTE = "/tasks/{taskId}"
+LOG_ROUTE = "/tasks/{taskId}/log"
+
+OPERATIONS: Mapping[tuple[str, str], str] = {
+    ("GET", "/tasks/poll/batch/{tasktype}"): "poll",
+    ("GET", TASK_ROUTE): "observe",
+    ("POST", "/tasks"): "update",
+    ("POST", LOG_ROUTE): "log",
+    ("GET", "/tasks/queue/size"): "depth",
+    ("GET", "/metadata/taskdefs/{tasktype}"): "taskdef",
+    ("GET", "/tasks/externalstoragelocation"): "payload",
+}
+"""Words for what requests ask for, by method and route; all others are `other`."""
 
 _JSON_BODY: Mapping[str, str] = {"Content-Type": "application/json"}
 
@@ -38,6 +53,7 @@ class Request:
         path: Below the API's root, quoted; or a whole address elsewhere.
         timeout_s: Seconds for the answer once connected; None is the configured time.
         limit: Bytes the answer may have; None is any number.
+        route: The path with placeholders for its values, for counting; `path` unless given.
     """
 
     method: str
@@ -47,6 +63,7 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     timeout_s: float | None = None
     limit: int | None = None
+    route: str = ""
 
 
 class Transport:
@@ -55,8 +72,11 @@ class Transport:
     Raises, from every call: `QueueUnavailable` and `QueueRefused` as the port says.
     """
 
-    def __init__(self, settings: ConductorSettings, *, clock: Clock) -> None:
+    def __init__(
+        self, settings: ConductorSettings, *, clock: Clock, listener: Listener | None = None
+    ) -> None:
         self._settings = settings
+        self._listener = listener
         self._clock = clock
         self._client = open_client(settings)
         keys = (settings.auth_key_id, settings.auth_key_secret)
@@ -118,6 +138,7 @@ class Transport:
         other types are models of the SDK, and stay JSON here. `_request_timeout` is in seconds, for
         the answer; None is the configured time.
         """
+        route = resource_path
         for name, value in path_params.items():
             resource_path = resource_path.replace(f"{{{name}}}", quote(value, safe=""))
         if body is not None and not isinstance(body, bytes):
@@ -130,6 +151,7 @@ class Transport:
                 content=body,
                 headers=_JSON_BODY if body is not None else {},
                 timeout_s=_request_timeout,
+                route=route,
             )
         )
         return answer.text() if response_type == "str" else answer.json()
@@ -137,6 +159,29 @@ class Transport:
     # ----------------------------------------------------------------------------------------------
 
     def _once(
+        self, request: Request, token: str | None, *, client: httpx.Client | None = None
+    ) -> Answer:
+        started_at = self._clock.now()
+        status = 0
+        try:
+            answer = self._exchange(request, token, client=client)
+            status = answer.status
+        finally:
+            self._tell(request, status, self._clock.now() - started_at)
+        return answer
+
+    def _tell(self, request: Request, status: int, seconds: float) -> None:
+        if self._listener is None:
+            return
+        route = request.route or request.path
+        operation = OPERATIONS.get((request.method, route), "other")
+        if operation == "other":
+            route = ""  # an address from elsewhere: it may hold anything
+        self._listener.on_event(
+            RequestFinished("conductor", operation, request.method, route, status, seconds)
+        )
+
+    def _exchange(
         self, request: Request, token: str | None, *, client: httpx.Client | None = None
     ) -> Answer:
         call = f"{request.method} {request.path.partition('?')[0]}"

@@ -37,6 +37,7 @@ from perago_worker.adapters.lakefs.sdk import (
 )
 from perago_worker.adapters.lakefs.settings import LakeFSSettings
 from perago_worker.adapters.lakefs.transport import Transport
+from perago_worker.events import Listener
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -44,8 +45,8 @@ B = TypeVar("B", bound=BaseModel)
 class Api:
     """The calls the store makes to one server. Safe to use from any thread."""
 
-    def __init__(self, settings: LakeFSSettings) -> None:
-        self._transport = transport = Transport(settings)
+    def __init__(self, settings: LakeFSSettings, *, listener: Listener | None = None) -> None:
+        self._transport = transport = Transport(settings, listener=listener)
         self._presigned = Presigned(transport, settings)
         self._branches = BranchesApi(transport.client)
         self._commits = CommitsApi(transport.client)

@@ -35,6 +35,7 @@ from perago_worker.errors import (
     StoreRefused,
     StoreUnavailable,
 )
+from perago_worker.events import Listener
 from perago_worker.models import Change, CommitInfo, ObjectInfo
 from perago_worker.models.publication import EXPECTED_HEAD
 from perago_worker.ports import Digest, FenceLevel, Stage
@@ -63,16 +64,20 @@ class LakeFSStore:
     load, which a worker can spend while it polls. `ping` does it early.
     """
 
-    def __init__(self, settings: LakeFSSettings) -> None:
+    def __init__(self, settings: LakeFSSettings, *, listener: Listener | None = None) -> None:
         self._settings = settings
+        self._listener = listener
         self._connecting = threading.Lock()
         self._connected: Api | None = None
         self._fence_levels = FenceLevels(self, timeout_s=settings.request_timeout_s)
 
     @classmethod
-    def open(cls, settings: LakeFSSettings) -> LakeFSStore:
-        """Return a store over the server that `settings` name. Makes no call."""
-        return cls(settings)
+    def open(cls, settings: LakeFSSettings, *, listener: Listener | None = None) -> LakeFSStore:
+        """Return a store over the server that `settings` name. Makes no call.
+
+        `listener` is told of every request.
+        """
+        return cls(settings, listener=listener)
 
     def ping(self) -> None:
         """Ask the server who we are, which proves the credentials too."""
@@ -328,7 +333,7 @@ class LakeFSStore:
             if self._connected is None:
                 from perago_worker.adapters.lakefs.api import Api
 
-                self._connected = Api(self._settings)
+                self._connected = Api(self._settings, listener=self._listener)
             return self._connected
 
 

@@ -27,6 +27,7 @@ from perago_worker.adapters.lakefs.mapping import (
     answered,
     one_line,
 )
+from perago_worker.adapters.lakefs.measured import measure
 from perago_worker.adapters.lakefs.sdk import ApiClient, ApiException, Configuration
 from perago_worker.adapters.lakefs.settings import LakeFSSettings
 from perago_worker.adapters.lakefs.streams import (
@@ -37,6 +38,7 @@ from perago_worker.adapters.lakefs.streams import (
     range_header,
     require_range,
 )
+from perago_worker.events import Listener
 
 T = TypeVar("T")
 
@@ -53,11 +55,13 @@ CONTENT_TYPE = "application/octet-stream"
 class Transport:
     """Calls to one lakeFS server. Safe to use from any thread."""
 
-    def __init__(self, settings: LakeFSSettings) -> None:
+    def __init__(self, settings: LakeFSSettings, *, listener: Listener | None = None) -> None:
         client = ApiClient(_configuration(settings))
         client.user_agent = f"perago-worker/{__version__}"
         self.client = client
         self._pool = client.rest_client.pool_manager
+        if listener is not None:
+            measure(self._pool, base_path=urlsplit(settings.base_url).path, listener=listener)
         self._host = self._pool.connection_from_url(settings.base_url)
         self._base_path = urlsplit(settings.base_url).path
         self._timeout = Timeout(connect=settings.connect_timeout_s, read=settings.request_timeout_s)

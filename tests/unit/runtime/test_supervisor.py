@@ -31,10 +31,10 @@ from perago_worker.runtime.supervisor import (
     FORGIVEN_S,
     FRESH_POLL_S,
     MAX_FAILURES,
-    STALL_S,
     Check,
     Supervisor,
 )
+from perago_worker.runtime.watchdog import STALL_S
 from tests.clocks import ManualClock
 from tests.support import PATIENCE_S, HastyClock, Rig, eventually, raising, rig
 from tests.unit.runtime.held import HELD, Gate, Works, gate

@@ -1,0 +1,72 @@
+"""Tells of every request to the server, at the pool that both the SDK and we send them through."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from urllib3 import PoolManager
+
+from perago_worker.events import Listener, RequestFinished
+
+
+def measure(manager: PoolManager, *, base_path: str, listener: Listener) -> None:
+    """Have a pool manager tell of the requests it sends; for one that has made no pool yet.
+
+    Args:
+        base_path: What the paths of all requests begin with.
+    """
+    manager.pool_classes_by_scheme = {
+        scheme: _measured(pool, base_path, listener)
+        for scheme, pool in manager.pool_classes_by_scheme.items()
+    }
+
+
+def _measured(pool: Any, base_path: str, listener: Listener) -> Any:
+    class Measured(pool):  # type: ignore[misc]  # one of urllib3's own
+        def urlopen(self, method: str, url: str, *args: Any, **options: Any) -> Any:
+            started_at = time.monotonic()
+            status = 0
+            try:
+                response = super().urlopen(method, url, *args, **options)
+                status = response.status
+            finally:
+                listener.on_event(
+                    RequestFinished(
+                        service="lakefs",
+                        operation=operation(method, url.removeprefix(base_path)),
+                        method=method,
+                        route="",
+                        status=status,
+                        seconds=time.monotonic() - started_at,
+                    )
+                )
+            return response
+
+    return Measured
+
+
+def operation(method: str, path: str) -> str:
+    """Return the word for what a request asks for; `other` for what no port needs."""
+    match (method, *path.partition("?")[0].strip("/").split("/")[2:]):
+        case ("GET", "refs", _, "objects"):
+            return "read"
+        case ("GET", "refs", _, "objects", "ls"):
+            return "list"
+        case ("GET", "refs", _, "diff", _):
+            return "diff"
+        case ("GET", "refs", _, "commits") | ("GET", "commits", _):
+            return "commits"
+        case ("POST", "refs", _, "merge", _):
+            return "merge"
+        case ("POST", "branches", _, "objects"):
+            return "write"
+        case ("POST", "branches", _, "objects", "delete"):
+            return "delete"
+        case (_, "branches", _, "staging", "backing"):
+            return "address"
+        case ("POST", "branches", _, "commits"):
+            return "commit"
+        case (_, "branches") | (_, "branches", _):
+            return "branches"
+    return "other"

@@ -1,0 +1,264 @@
+"""The status page: what `/status.json` says, for people.
+
+Plain HTML with one style sheet in it, no script and nothing from elsewhere, so that it works in a
+text browser and under the strictest policy. Every value is escaped where it is put in.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from perago_worker.telemetry.text import visible
+
+REFRESH_S = 5
+
+STYLE = """
+:root{color-scheme:light dark;--line:#8884;--soft:#777;--bad:#c62828;--good:#2e7d32;--warn:#b26a00}
+@media(prefers-color-scheme:dark){:root{--soft:#aaa;--bad:#ff8a80;--good:#a5d6a7;--warn:#ffcc80}}
+body{font:15px/1.45 system-ui,sans-serif;margin:0 auto;max-width:76rem;padding:.8rem 1rem 3rem}
+h1{font-size:1.35rem;margin:.3rem 0}h2{font-size:1.05rem;margin:1.6rem 0 .3rem}
+p{margin:.2rem 0}.soft{color:var(--soft)}.bad{color:var(--bad);font-weight:600}
+.good{color:var(--good);font-weight:600}.warn{color:var(--warn);font-weight:600}
+table{border-collapse:collapse;width:100%}
+th{text-align:left;font-weight:600;color:var(--soft);font-size:.85rem}
+th,td{padding:.3rem .7rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top}
+td{overflow-wrap:anywhere}.id{font-family:ui-monospace,monospace;font-size:.85rem}
+ul{margin:.2rem 0;padding-left:1.2rem}
+@media(max-width:40rem){
+table,tbody,tr,td{display:block}thead{display:none}
+tr{border:1px solid var(--line);border-radius:.4rem;margin:.5rem 0;padding:.3rem .6rem}
+td{border:0;padding:.1rem 0;display:flex;gap:.6rem}td:empty{display:none}
+td::before{content:attr(data-label);color:var(--soft);flex:0 0 6.5rem;font-size:.85rem}
+}
+"""
+STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+
+POLICY = (
+    f"default-src 'none'; style-src 'sha256-{STYLE_HASH}'; img-src data:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+"""Content-Security-Policy of the page: its own style, an empty icon, and nothing else."""
+
+_OUTCOMES = {"completed": "good", "failed": "bad", "terminal": "bad", "superseded": "warn"}
+_STATES = {"running": "good", "draining": "warn", "starting": "warn", "stopped": "bad"}
+
+
+class Html(str):
+    """Text that is markup already, and is not escaped again."""
+
+    __slots__ = ()
+
+
+def page(status: Mapping[str, Any]) -> str:
+    """Return the page for a status, as `/status.json` has it."""
+    worker = status["worker"]
+    parts = [
+        _header(worker, status),
+        _table("Tasks", _TASKS, (_task(each) for each in status["tasks"]), "none"),
+        _table(
+            "Attempts now",
+            _ATTEMPTS,
+            (_attempt(each) for each in status["attempts"]),
+            "Nothing runs.",
+        ),
+        _table(
+            "Last attempts",
+            _RECENT,
+            (_finished(each) for each in status["recent"]),
+            "None has finished since the start.",
+        ),
+        _table("Servers", _SERVERS, (_server(s) for s in status["servers"]), "None was asked yet."),
+        _table("Parts", _SERVICES, (_service(s) for s in status["services"]), "none"),
+    ]
+    title = f"{worker['state']} - {worker.get('name', '')} - perago-worker"
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta http-equiv="refresh" content="{REFRESH_S}">\n'
+        '<link rel="icon" href="data:,">\n'
+        f"<title>{_text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(parts)
+        + '\n<p class="soft">Read-only. The same as data: <a href="/status.json">/status.json</a>; '
+        '<a href="/metrics">/metrics</a>, <a href="/livez">/livez</a>, '
+        f'<a href="/readyz">/readyz</a>. Renewed every {REFRESH_S} s.</p>\n</body>\n</html>\n'
+    )
+
+
+def _header(worker: Mapping[str, Any], status: Mapping[str, Any]) -> str:
+    state = _mark(worker["state"], _STATES)
+    facts = ", ".join(
+        _text(fact)
+        for fact in (
+            f"up {duration(worker['uptime_s'])}",
+            f"version {worker['version']}",
+            f"Python {worker['python']}",
+            *(f"{key} {worker[key]}" for key in ("queue", "store") if key in worker),
+        )
+    )
+    reasons = [
+        *(("not alive", reason) for reason in status["not_alive"]),
+        *(("not ready", reason) for reason in status["not_ready"]),
+    ]
+    trouble = "".join(
+        f'<li><span class="bad">{_text(what)}:</span> {_text(why)}</li>' for what, why in reasons
+    )
+    return (
+        f"<h1>{_text(worker.get('name', 'perago-worker'))}: {state}</h1>\n<p>{facts}</p>\n"
+        f'<p class="soft">{_text(worker["now"])}, id <span class="id">'
+        f"{_text(worker.get('id', ''))}</span></p>"
+        + (f"\n<ul>{trouble}</ul>" if trouble else "\n<p>Alive and ready.</p>")
+    )
+
+
+# --- tables: headings, and a row of cells for each thing ------------------------------------------
+
+_TASKS = ("Task", "Busy", "Waiting", "Last poll", "Polls", "Outcomes")
+_ATTEMPTS = ("Task", "Id", "Step", "Age", "Lease left", "Branch", "Progress")
+_RECENT = ("Ended", "Task", "Id", "Outcome", "Took", "Commit", "Reason")
+_SERVERS = ("Server", "Answered", "Failed", "In a row")
+_SERVICES = ("Part", "Last progress", "Failure")
+
+
+def _task(task: Mapping[str, Any]) -> Sequence[object]:
+    polls = task["polls"]
+    counts = f"{polls['tasks']} with tasks, {polls['empty']} empty, {polls['error']} failed"
+    outcomes = ", ".join(f"{count} {kind}" for kind, count in task["outcomes"].items())
+    polled = "not yet" if task["polled_ago_s"] is None else f"{duration(task['polled_ago_s'])} ago"
+    if task["error"]:
+        polled = Html(f'{_text(polled)} <span class="bad">{_text(task["error"])}</span>')
+    return (
+        task["name"],
+        f"{task['busy']} of {task['slots']}",
+        "unknown" if task["waiting"] is None else task["waiting"],
+        polled,
+        counts,
+        outcomes or "none",
+    )
+
+
+def _attempt(attempt: Mapping[str, Any]) -> Sequence[object]:
+    return (
+        attempt["task"],
+        _id(attempt),
+        f"{attempt['step']}, for {duration(attempt['step_s'])}",
+        duration(attempt["age_s"]),
+        _lease(attempt),
+        "@".join(part for part in (attempt["repository"], attempt["branch"]) if part),
+        attempt["progress"],
+    )
+
+
+def _lease(attempt: Mapping[str, Any]) -> str:
+    left = attempt["lease_left_s"]
+    if left is None:
+        return "unknown"
+    share = left / attempt["lease_s"] if attempt["lease_s"] else 1.0
+    style = "bad" if left <= 0 else "warn" if share < 1 / 3 else ""
+    text = _text(duration(left) if left > 0 else "lost")
+    return Html(f'<span class="{style}">{text}</span>' if style else text)
+
+
+def _finished(attempt: Mapping[str, Any]) -> Sequence[object]:
+    unreported = attempt["outcome"] in {"completed", "failed", "terminal"}
+    note = " (not reported)" if unreported and not attempt["reported"] else ""
+    return (
+        attempt["ended_at"].partition("T")[2].removesuffix("+00:00"),
+        attempt["task"],
+        _id(attempt),
+        Html(f"{_mark(attempt['outcome'], _OUTCOMES)} {_text(attempt['code'] + note)}"),
+        duration(attempt["seconds"]),
+        Html(f'<span class="id">{_text(attempt["commit"][:12])}</span>')
+        if attempt["commit"]
+        else "",
+        attempt["reason"],
+    )
+
+
+def _server(server: Mapping[str, Any]) -> Sequence[object]:
+    failing = server["failures"]
+    return (
+        server["name"],
+        _ago(server["answered_ago_s"]),
+        _ago(server["failed_ago_s"]),
+        Html(f'<span class="bad">{failing} failed</span>') if failing else "0 failed",
+    )
+
+
+def _service(service: Mapping[str, Any]) -> Sequence[object]:
+    failure = service["failure"]
+    return (
+        service["name"],
+        _ago(service["silent_s"]) if service["silent_s"] else "",
+        Html(f'<span class="bad">{_text(failure)}</span>') if failure else "",
+    )
+
+
+def _id(attempt: Mapping[str, Any]) -> str:
+    tries = f", retry {attempt['retry']}" if attempt["retry"] else ""
+    return Html(
+        f'<span class="id">{_text(attempt["task_id"])}</span> <span class="soft">in '
+        f'<span class="id">{_text(attempt["workflow_id"])}</span>{_text(tries)}</span>'
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+def _table(
+    title: str, headings: Sequence[str], rows: Iterable[Sequence[object]], nothing: str
+) -> str:
+    lines = [
+        "<tr>"
+        + "".join(
+            f'<td data-label="{_text(heading)}">{_cell(cell)}</td>'
+            for heading, cell in zip(headings, row, strict=True)
+        )
+        + "</tr>"
+        for row in rows
+    ]
+    if not lines:
+        return f'<h2>{_text(title)}</h2>\n<p class="soft">{_text(nothing)}</p>'
+    head = "".join(f"<th>{_text(heading)}</th>" for heading in headings)
+    body = "\n".join(lines)
+    return (
+        f"<h2>{_text(title)}</h2>\n<table>\n<thead><tr>{head}</tr></thead>\n"
+        f"<tbody>\n{body}\n</tbody>\n</table>"
+    )
+
+
+def _cell(value: object) -> str:
+    """Return a cell's markup; in a flex row of a narrow screen it must be one element."""
+    text = value if isinstance(value, Html) else _text(value)
+    return f"<span>{text}</span>" if text else ""
+
+
+def _text(value: object) -> str:
+    return escape(visible(str(value)))
+
+
+def _mark(word: str, styles: Mapping[str, str]) -> str:
+    return f'<span class="{styles.get(word, "soft")}">{_text(word)}</span>'
+
+
+def _ago(seconds: float | None) -> str:
+    return "never" if seconds is None else f"{duration(seconds)} ago"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them: `0.25 s`, `42 s`, `5 min 3 s`, `3 h 20 min`, `2 d 4 h`."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    whole = int(seconds)
+    for unit, size, smaller, part in (
+        ("d", 86_400, "h", 3600),
+        ("h", 3600, "min", 60),
+        ("min", 60, "s", 1),
+    ):
+        if whole >= size:
+            rest = whole % size // part
+            return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
+    return f"{whole} s"
