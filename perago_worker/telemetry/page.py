@@ -26,12 +26,12 @@ p{margin:.2rem 0}.soft{color:var(--soft)}.bad{color:var(--bad);font-weight:600}
 table{border-collapse:collapse;width:100%}
 th{text-align:left;font-weight:600;color:var(--soft);font-size:.85rem}
 th,td{padding:.3rem .7rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top}
-td{overflow-wrap:anywhere}.id{font-family:ui-monospace,monospace;font-size:.85rem}
+td{overflow-wrap:break-word}.id{font-family:ui-monospace,monospace;font-size:.85rem}
 ul{margin:.2rem 0;padding-left:1.2rem}
 @media(max-width:40rem){
 table,tbody,tr,td{display:block}thead{display:none}
 tr{border:1px solid var(--line);border-radius:.4rem;margin:.5rem 0;padding:.3rem .6rem}
-td{border:0;padding:.1rem 0;display:flex;gap:.6rem}td:empty{display:none}
+td{border:0;padding:.1rem 0;display:flex;gap:.6rem;overflow-wrap:anywhere}td:empty{display:none}
 td::before{content:attr(data-label);color:var(--soft);flex:0 0 6.5rem;font-size:.85rem}
 }
 """
@@ -72,7 +72,7 @@ def page(status: Mapping[str, Any]) -> str:
             "None has finished since the start.",
         ),
         _table("Servers", _SERVERS, (_server(s) for s in status["servers"]), "None was asked yet."),
-        _table("Parts", _SERVICES, (_service(s) for s in status["services"]), "none"),
+        _table("Parts", _SERVICES, (_service(s) for s in _worth_a_row(status)), "none"),
     ]
     title = f"{worker['state']} - {worker.get('name', '')} - perago-worker"
     return (
@@ -127,7 +127,7 @@ def _task(task: Mapping[str, Any]) -> Sequence[object]:
     polls = task["polls"]
     counts = f"{polls['tasks']} with tasks, {polls['empty']} empty, {polls['error']} failed"
     outcomes = ", ".join(f"{count} {kind}" for kind, count in task["outcomes"].items())
-    polled = "not yet" if task["polled_ago_s"] is None else f"{duration(task['polled_ago_s'])} ago"
+    polled = "not yet" if task["polled_ago_s"] is None else f"{_time(task['polled_ago_s'])} ago"
     if task["error"]:
         polled = Html(f'{_text(polled)} <span class="bad">{_text(task["error"])}</span>')
     return (
@@ -144,8 +144,8 @@ def _attempt(attempt: Mapping[str, Any]) -> Sequence[object]:
     return (
         attempt["task"],
         _id(attempt),
-        f"{attempt['step']}, for {duration(attempt['step_s'])}",
-        duration(attempt["age_s"]),
+        f"{attempt['step']}, for {_time(attempt['step_s'])}",
+        _time(attempt["age_s"]),
         _lease(attempt),
         "@".join(part for part in (attempt["repository"], attempt["branch"]) if part),
         attempt["progress"],
@@ -158,7 +158,7 @@ def _lease(attempt: Mapping[str, Any]) -> str:
         return "unknown"
     share = left / attempt["lease_s"] if attempt["lease_s"] else 1.0
     style = "bad" if left <= 0 else "warn" if share < 1 / 3 else ""
-    text = _text(duration(left) if left > 0 else "lost")
+    text = _text(_time(left) if left > 0 else "lost")
     return Html(f'<span class="{style}">{text}</span>' if style else text)
 
 
@@ -170,7 +170,7 @@ def _finished(attempt: Mapping[str, Any]) -> Sequence[object]:
         attempt["task"],
         _id(attempt),
         Html(f"{_mark(attempt['outcome'], _OUTCOMES)} {_text(attempt['code'] + note)}"),
-        duration(attempt["seconds"]),
+        _time(attempt["seconds"]),
         Html(f'<span class="id">{_text(attempt["commit"][:12])}</span>')
         if attempt["commit"]
         else "",
@@ -186,6 +186,11 @@ def _server(server: Mapping[str, Any]) -> Sequence[object]:
         _ago(server["failed_ago_s"]),
         Html(f'<span class="bad">{failing} failed</span>') if failing else "0 failed",
     )
+
+
+def _worth_a_row(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Leave out slots, which there may be hundreds of, unless something is wrong with one."""
+    return [s for s in status["services"] if s["failure"] or not s["name"].startswith("slot ")]
 
 
 def _service(service: Mapping[str, Any]) -> Sequence[object]:
@@ -245,7 +250,11 @@ def _mark(word: str, styles: Mapping[str, str]) -> str:
 
 
 def _ago(seconds: float | None) -> str:
-    return "never" if seconds is None else f"{duration(seconds)} ago"
+    return "never" if seconds is None else f"{_time(seconds)}\u00a0ago"
+
+
+def _time(seconds: float) -> str:
+    return duration(seconds).replace(" ", "\u00a0")
 
 
 def duration(seconds: float) -> str:
