@@ -25,9 +25,9 @@ from tests.integration.platform import ENDED, Platform, wait_for, workspace
 from tests.rig.evidence import branch_of, left_in, sweep, task_from
 from tests.rig.history import Journal
 from tests.rig.oracle import Evidence, Task, judge
-from tests.rig.tasks import CASE, PREFIX, Deed
+from tests.rig.tasks import PREFIX, Deed
+from tests.rig.worker_config import write_config
 from tests.rig.worker_main import Forkers, WorkerOrder
-from tests.support import ROOT
 
 MODULE = "tests.rig.short_tasks"
 DEFINITION = load_module_tasks(MODULE)[0]
@@ -39,12 +39,7 @@ FILES = {
 }
 AFTER_MERGE = "call.store.publish.1.after"
 
-CONFIG = """
-[worker]
-modules = ["{module}"]
-python_path = ["{root}"]
-isolation = "{isolation}"
-body_env = ["{case}"]
+SERVED_PAIR = """\
 [queue]
 kind = "conductor"
 url = "{conductor}"
@@ -54,15 +49,6 @@ kind = "lakefs"
 endpoint = "{lakefs}"
 access_key_id_file = "id"
 secret_access_key_file = "key"
-[workspace]
-root = "work"
-[publish]
-on_abandoned = "{on_abandoned}"
-[http]
-listen = ""
-[logging]
-format = "json"
-level = "debug"
 """
 
 
@@ -138,20 +124,17 @@ class ServedCase:
         for file, secret in (("id", access.access_key_id), ("key", access.secret_access_key)):
             (self.root / file).write_text(secret)
             (self.root / file).chmod(0o600)
-        config = self.root / f"{name}.toml"
-        config.write_text(
-            CONFIG.format(
-                module=MODULE,
-                root=ROOT,
-                isolation="process" if child else "thread",
-                case=CASE,
+        return write_config(
+            self.root / f"{name}.toml",
+            module=MODULE,
+            isolation="process" if child else "thread",
+            on_abandoned="adopt" if self.scene.adopt else "replace",
+            pair=SERVED_PAIR.format(
                 conductor=conductor or self.platform.conductor_url,
                 domain=self.platform.domain,
                 lakefs=lakefs or access.endpoint,
-                on_abandoned="adopt" if self.scene.adopt else "replace",
-            )
+            ),
         )
-        return config
 
     def run(self, name: str = "worker", *, kill: str = "", calls: bool = False, **way: Any) -> int:
         """Run a worker until it is killed or has nothing left to do; return its exit code."""

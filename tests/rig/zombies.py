@@ -20,6 +20,7 @@ from time import monotonic
 from perago_worker.attempt.lease_keeper import BEATS_PER_LEASE
 from tests.rig.history import Finished, Journal, Made, Paused, Started
 from tests.rig.pausing import BODY, paused_body
+from tests.rig.worker_config import Isolation, OnAbandoned
 from tests.rig.worker_main import Forker, Forkers, WorkerOrder
 from tests.support import eventually, is_running
 
@@ -68,12 +69,12 @@ class Episode:
         return self.pause == HELD
 
     @property
-    def isolation(self) -> str:
+    def isolation(self) -> Isolation:
         """Where bodies run; only one in a process of its own can be paused with its worker."""
         return "process" if self.phase == BODY else "thread"
 
     @property
-    def on_abandoned(self) -> str:
+    def on_abandoned(self) -> OnAbandoned:
         """A successor that is to publish must not adopt what the zombie has published."""
         return "replace" if self.successor == "published" else "adopt"
 

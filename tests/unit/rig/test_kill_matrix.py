@@ -27,9 +27,8 @@ from tests.rig.kill_points import KillPoint, points_of
 from tests.rig.oracle import judge
 from tests.rig.sampling import choose, run_all, tell, time_limit, wanted
 from tests.rig.scenes import LEASE_OVER_S, MODULE, SCENES, Scene
-from tests.rig.tasks import CASE
+from tests.rig.worker_config import write_config
 from tests.rig.worker_main import Forkers, WorkerOrder, forkers
-from tests.support import ROOT
 
 CASES = "PERAGO_TEST_KILL_CASES"
 EVERYDAY = 30
@@ -38,29 +37,6 @@ THREADS = 2
 
 LATER_S = 7200.0
 """How much later the clean worker lives: the janitor leaves alone what is younger than an hour."""
-
-CONFIG = """
-[worker]
-modules = ["{module}"]
-python_path = ["{root}"]
-isolation = "{isolation}"
-body_env = ["{case}"]
-[queue]
-kind = "local"
-path = "queue.db"
-[store]
-kind = "local"
-path = "store"
-[workspace]
-root = "work"
-[publish]
-on_abandoned = "{on_abandoned}"
-[http]
-listen = ""
-[logging]
-format = "json"
-level = "debug"
-"""
 
 
 @dataclass(frozen=True)
@@ -83,15 +59,11 @@ class Bed:
         self.root = root
         self.journal = Journal(root / "journal")
         shutil.copytree(scene.template(templates), root)
-        self.config = root / "worker.toml"
-        self.config.write_text(
-            CONFIG.format(
-                module=MODULE,
-                root=ROOT,
-                isolation="process" if point and point.in_body else "thread",
-                case=CASE,
-                on_abandoned="adopt" if scene.adopt else "replace",
-            )
+        self.config = write_config(
+            root / "worker.toml",
+            module=MODULE,
+            isolation="process" if point and point.in_body else "thread",
+            on_abandoned="adopt" if scene.adopt else "replace",
         )
         if point and point.in_body:
             (root / "die").write_text(point.in_body)

@@ -23,40 +23,17 @@ from tests.rig.history import Journal
 from tests.rig.oracle import judge
 from tests.rig.sampling import choose, run_all, tell, time_limit, wanted
 from tests.rig.scenes import FILES
-from tests.rig.tasks import CASE
+from tests.rig.worker_config import write_config
 from tests.rig.worker_main import Forkers, forkers
 from tests.rig.zombie_tasks import RESPONSE_S
 from tests.rig.zombies import Episode, Outcomes, Stage, episodes
-from tests.support import ROOT, Rig, put
+from tests.support import Rig, put
 
 CASES = "PERAGO_TEST_ZOMBIES"
 EVERYDAY = 6
 REPEAT = f"{CASES}='{{}}' python -m pytest tests/unit/rig/test_zombies.py"
 THREADS = 3
 MODULE = "tests.rig.zombie_tasks"
-
-CONFIG = """
-[worker]
-modules = ["{module}"]
-python_path = ["{root}"]
-isolation = "{isolation}"
-body_env = ["{case}"]
-[queue]
-kind = "local"
-path = "queue.db"
-[store]
-kind = "local"
-path = "store"
-[workspace]
-root = "work"
-[publish]
-on_abandoned = "{on_abandoned}"
-[http]
-listen = ""
-[logging]
-format = "json"
-level = "debug"
-"""
 
 
 @pytest.fixture(scope="module")
@@ -78,15 +55,11 @@ def run_episode(
         rig.submit(load_module_tasks(MODULE)[0])
     finally:
         rig.close()
-    config = root / "worker.toml"
-    config.write_text(
-        CONFIG.format(
-            module=MODULE,
-            root=ROOT,
-            isolation=episode.isolation,
-            case=CASE,
-            on_abandoned=episode.on_abandoned,
-        )
+    config = write_config(
+        root / "worker.toml",
+        module=MODULE,
+        isolation=episode.isolation,
+        on_abandoned=episode.on_abandoned,
     )
     clock, store = SystemClock(), LocalStore(root / "store")
     with closing(LocalQueue(root / "queue.db", clock=clock, worker_id="judge")) as queue:
