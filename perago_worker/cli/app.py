@@ -10,10 +10,12 @@ import typer
 
 from perago_worker._version import __version__
 from perago_worker.cli.check import check
+from perago_worker.cli.config import config_app
 from perago_worker.cli.exits import Commands, UsageError
 from perago_worker.cli.fence import fence_app
 from perago_worker.cli.gc import gc
 from perago_worker.cli.options import Invocation, open_config
+from perago_worker.cli.status import stacks, status
 from perago_worker.cli.submit import submit
 from perago_worker.cli.taskdef import taskdef_app
 from perago_worker.cli.tasks import tasks
@@ -38,6 +40,9 @@ app.add_typer(fence_app, name="fence")
 app.command()(submit)
 app.command()(tasks)
 app.command()(gc)
+app.command()(status)
+app.command()(stacks)
+app.add_typer(config_app, name="config")
 
 
 class LogLevel(StrEnum):

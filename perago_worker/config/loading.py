@@ -47,6 +47,25 @@ def load_config(path: Path, *, environ: Mapping[str, str] | None = None) -> Work
     return config
 
 
+def origins_of(path: Path, *, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return where the values of a configuration come from that are not defaults.
+
+    Keys are dotted; an origin is `file:line`, or the name of an environment variable.
+    """
+    document = read_file(path, [])
+    origins = {}
+    if document is not None:
+        for section, table in document.content.items():
+            for key, value in table.items() if isinstance(table, dict) else ():
+                below = value if section == "tasks" and isinstance(value, dict) else {"": value}
+                for name in below:
+                    parts = [section, key, *([name] if name else [])]
+                    origins[dotted(parts)] = document.where(*parts)
+    for override in read_overrides(os.environ if environ is None else environ, [], []):
+        origins[f"{override.section}.{override.key}"] = override.variable
+    return origins
+
+
 def check_task_names(config: WorkerConfig, names: Iterable[str]) -> None:
     """Check that every `[tasks."NAME"]` is about a task that exists.
 

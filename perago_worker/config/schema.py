@@ -56,11 +56,16 @@ def expectation(field: FieldInfo) -> str:
     for part in _parts(field):
         if isinstance(part, Expected):
             return part.phrase
-    choices = [part for part in _parts(field) if get_origin(part) is Literal]
-    if choices:
-        *others, last = map(json.dumps, get_args(choices[0]))
+    if choices := choices_of(field):
+        *others, last = map(json.dumps, choices)
         return f"{', '.join(others)} or {last}" if others else last
     return "a string"
+
+
+def choices_of(field: FieldInfo) -> tuple[str, ...]:
+    """Return the words the key takes; nothing when it takes more than a few."""
+    literals = [part for part in _parts(field) if get_origin(part) is Literal]
+    return get_args(literals[0]) if literals else ()
 
 
 def is_secret(field: FieldInfo) -> bool:

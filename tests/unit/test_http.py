@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import logging
 import socket
 import threading
@@ -68,11 +69,18 @@ class Answer:
 
 
 def ask(
-    server: TelemetryServer, path: str, *, method: str = "GET", accept: str | None = None
+    server: TelemetryServer,
+    path: str,
+    *,
+    method: str = "GET",
+    accept: str | None = None,
+    host: str | None = None,
 ) -> Answer:
     assert server.address is not None
     with closing(http.client.HTTPConnection(*server.address, timeout=30)) as connection:
-        connection.request(method, path, headers={"Accept": accept} if accept else {})
+        given = {"Accept": accept, "Host": host}
+        headers = {name: value for name, value in given.items() if value}
+        connection.request(method, path, headers=headers)
         answer = connection.getresponse()
         return Answer(answer.status, dict(answer.getheaders()), answer.read().decode())
 
@@ -131,6 +139,46 @@ def test_the_index_names_what_there_is(server: TelemetryServer) -> None:
 
     assert answer.status == 200
     assert all(path in answer.body for path in ("/metrics", "/livez", "/readyz"))
+
+
+def test_the_worker_has_started_once_nothing_is_awaited(
+    worker: Worker, server: TelemetryServer
+) -> None:
+    worker.not_started = ["features.build: has not polled yet"]
+    assert ask(server, "/startupz").status == 503
+
+    worker.not_started = []
+    assert ask(server, "/startupz").status == 200
+
+
+def test_the_status_is_a_page_and_data(server: TelemetryServer) -> None:
+    shown, data = ask(server, "/"), ask(server, "/status.json")
+
+    assert shown.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert "features.build" in shown.body
+    assert json.loads(data.body)["tasks"][0]["name"] == "features.build"
+
+
+def test_nothing_may_be_loaded_run_or_framed(server: TelemetryServer) -> None:
+    headers = ask(server, "/").headers
+
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'; style-src 'sha256-")
+    assert "script-src" not in headers["Content-Security-Policy"]
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert headers["Cache-Control"] == "no-store"
+
+
+def test_stacks_are_shown_on_the_machine_itself(server: TelemetryServer) -> None:
+    assert ask(server, "/stacks").body == 'Thread "main":\n'
+
+
+def test_stacks_are_not_shown_to_pages_of_elsewhere(server: TelemetryServer) -> None:
+    """A name of somebody else's that leads here would let a page in a browser read them."""
+    answer = ask(server, "/stacks", host="status.example.com")
+
+    assert answer.status == 403
+    assert "Thread" not in answer.body
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/livez/", "/metrics/x", "/../etc/passwd"])
