@@ -272,7 +272,10 @@ def build_supervisor(
     seen = SeenRepositories()
     listener = Fanout([*listeners, *watching.listeners, seen])
     owner = f"{os.getpid()}-{os.urandom(4).hex()}"
-    directories = AttemptDirectories(config.workspace.root, owner=owner)
+    warm = config.workspace.warm
+    if warm is None:
+        warm = sum(slots[d.name] for d in definitions if d.has_workspace)
+    directories = AttemptDirectories(config.workspace.root, owner=owner, warm=warm)
 
     def make_poller(definition: TaskDefinition) -> Poller:
         def make_tools() -> Tools:

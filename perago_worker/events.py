@@ -16,6 +16,8 @@ from perago_worker.ports import FenceLevel
 
 PublishOutcome = Literal["merged", "replaced", "refused", "lost_race", "failed"]
 
+WorkspaceSource = Literal["warm", "cold", "unfit"]
+
 
 @dataclass(frozen=True)
 class Event:
@@ -107,6 +109,29 @@ class Transferred(Event):
     bytes: int
     seconds: float
     skipped_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class WorkspaceBrought(Event):
+    """It was decided how an attempt gets its files.
+
+    Attributes:
+        source: `warm`: a workspace that was kept is brought up to date; `cold`: there is none;
+            `unfit`: there is one that cannot be used. In both of these everything is downloaded.
+        detail: Why it cannot be used.
+    """
+
+    lease: Lease
+    source: WorkspaceSource
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class WorkspaceNotKept(Event):
+    """The workspace of an attempt that went well was removed, although some are kept."""
+
+    lease: Lease
+    reason: str
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from perago_worker.attempt.body.runner import BodyRunner
 from perago_worker.attempt.body.thread import ThreadBody
 from perago_worker.attempt.budget import Budget
 from perago_worker.attempt.context import Attempt, AttemptSettings, Tools
-from perago_worker.attempt.directories import AttemptDirectories
+from perago_worker.attempt.directories import SHELF_NAME, AttemptDirectories
 from perago_worker.attempt.lease_keeper import LeaseKeeper
 from perago_worker.attempt.stop import StopToken
 from perago_worker.attempt.task_log import TaskLog
@@ -264,6 +264,7 @@ class Rig:
     limits: Limits = field(default_factory=lambda: Limits(objects=1000))
     body_timeout_s: float | None = None
     redact: Callable[[str], str] = str
+    warm: int = 2
 
     def __post_init__(self) -> None:
         template = self.template or _template(self.root.parent)
@@ -272,7 +273,7 @@ class Rig:
         self.local_store = LocalStore(self.root / "store")
         self.queue = Faulty(self.local_queue)
         self.store = Faulty(self.local_store)
-        self.directories = AttemptDirectories(self.root / "work", owner="owner")
+        self.directories = AttemptDirectories(self.root / "work", owner="owner", warm=self.warm)
         self.directories.open()
         self.start = self.head()
 
@@ -378,9 +379,10 @@ class Rig:
         return [commit.id for commit in history].index(self.start.id)
 
     def leftovers(self) -> list[str]:
-        """Return what attempts have left behind: stages and directories."""
+        """Return what attempts have left behind, but for what is kept: stages and directories."""
         home = self.root / "work" / "owner"
-        directories = [each.name for each in home.iterdir() if each.is_dir()]
+        names = {each.name for each in home.iterdir() if each.is_dir()}
+        directories = sorted(names - {SHELF_NAME})
         return [*self.local_store.stages(REPOSITORY), *directories]
 
 

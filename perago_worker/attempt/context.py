@@ -14,6 +14,7 @@ from perago_worker.attempt.budget import Budget
 from perago_worker.attempt.codes import Code
 from perago_worker.attempt.directories import AttemptDirectories, AttemptDirectory
 from perago_worker.attempt.lease_keeper import LeaseKeeper
+from perago_worker.attempt.manifest import Manifest
 from perago_worker.attempt.publish import Publisher
 from perago_worker.attempt.stop import StopToken
 from perago_worker.attempt.task_log import TaskLog
@@ -92,6 +93,7 @@ class Attempt:
         workspace: The downloaded files.
         result: What the body returned, as JSON.
         changes: What the body made of the workspace.
+        uploaded: States of the files that were stored on a stage.
         staged: The commit that holds the changes; None when there are none.
         output_ref: Commit that the output's `workspace` points at.
         code: What became of the workspace, for a completed attempt.
@@ -115,7 +117,8 @@ class Attempt:
     leftover: str | None = None
     workspace: Workspace = field(init=False)
     result: dict[str, Any] = field(init=False)
-    changes: Changes = field(init=False)
+    changes: Changes | None = None
+    uploaded: Manifest = field(default_factory=dict)
     staged: CommitInfo | None = None
     output_ref: str | None = None
     code: Code = Code.NO_WORKSPACE

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import fcntl
 import os
-import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from perago_worker.attempt.removal import remove_tree
+from perago_worker.attempt.shelf import Shelf
 from perago_worker.errors import ConfigError, ConfigProblem
+
+SHELF_NAME = "warm"
+"""Folder of the workspaces that are kept, beside those of attempts."""
 
 LOCK_NAME = "owner.lock"
 
@@ -35,11 +39,21 @@ class AttemptDirectory:
 
 
 class AttemptDirectories:
-    """The directory of this process below the workspace root."""
+    """The directory of this process below the workspace root.
 
-    def __init__(self, root: Path, *, owner: str) -> None:
+    Attributes:
+        shelf: Workspaces that are kept for the next attempt of their prefix.
+    """
+
+    def __init__(self, root: Path, *, owner: str, warm: int = 0) -> None:
+        """Prepare.
+
+        Args:
+            warm: How many workspaces are kept at most.
+        """
         self._root = root
         self._home = root / owner
+        self.shelf = Shelf(self._home / SHELF_NAME, size=warm)
         self._lock_fd: int | None = None
 
     def open(self) -> None:
@@ -85,6 +99,7 @@ class AttemptDirectories:
         """Remove this process's directory and let go of the claim. Idempotent."""
         if self._lock_fd is None:
             return
+        self.shelf.close()
         _remove_home(self._home)
         os.close(self._lock_fd)
         self._lock_fd = None
@@ -163,43 +178,6 @@ def _try_lock(fd: int, kind: int) -> bool:
     except OSError:
         return False
     return os.fstat(fd).st_nlink > 0
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory with all it holds, also where a body took away the permission to.
-
-    Follows no symbolic link. Does nothing when the directory does not exist.
-    """
-    with suppress(FileNotFoundError):
-        _empty(path)
-        path.rmdir()
-
-
-def _empty(root: Path) -> None:
-    """Remove what a directory holds, however deep it is."""
-    # Neither `shutil.rmtree`, which calls itself for every level, nor long paths, which the kernel
-    # refuses: a body can nest directories deeper than both reach. Directories that hold more than
-    # files are moved up to the root until none is left.
-    root.chmod(stat.S_IRWXU)
-    while folders := _remove_files(root):
-        for folder in folders:
-            for inner in _remove_files(folder):
-                inner.rename(root / uuid.uuid4().hex)
-            folder.rmdir()
-
-
-def _remove_files(folder: Path) -> list[Path]:
-    """Remove what is no directory in a folder; return the directories, ready to be emptied."""
-    folders = []
-    with os.scandir(folder) as entries:
-        for entry in list(entries):
-            path = Path(entry.path)
-            if entry.is_dir(follow_symlinks=False):
-                path.chmod(stat.S_IRWXU)
-                folders.append(path)
-            else:
-                path.unlink()
-    return folders
 
 
 def _remove_home(home: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from perago_worker.attempt.manifest import DOWNLOADED_MTIME_NS
+from perago_worker.attempt.manifest import settle
 from perago_worker.attempt.ranges import Lanes, Source, damaged, read_ranges, read_whole
 from perago_worker.models import ObjectInfo
 from perago_worker.ports import WorkspaceStore
@@ -53,7 +53,7 @@ def fetch(
     try:
         try:
             checksum = _fetch_verified(source, descriptor, lanes)
-            os.utime(descriptor, ns=(DOWNLOADED_MTIME_NS, DOWNLOADED_MTIME_NS))
+            settle(descriptor)
         finally:
             os.close(descriptor)
         os.rename(part, target)  # noqa: PTH104 -- thousands of strings need not become paths

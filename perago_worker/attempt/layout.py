@@ -5,13 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from perago_worker.attempt.keys import KeyRefused, show
+from perago_worker.attempt.manifest import FOLDER_MODE
 from perago_worker.models import ObjectInfo
 
 
 class Layout:
-    """Makes directories, and finds keys that ask for a file and a directory of the same name."""
+    """Makes directories, and finds keys that ask for a file and a directory of the same name.
+
+    Attributes:
+        markers: Workspace paths of the directory markers seen.
+    """
 
     def __init__(self, root: Path) -> None:
+        self.markers: set[str] = set()
         self._root = root
         self._files: set[str] = set()
         self._folders: set[str] = {""}
@@ -27,6 +33,7 @@ class Layout:
         folder = path.rstrip("/") if is_marker else path.rpartition("/")[0]
         self._ensure_folder(folder, info)
         if is_marker:
+            self.markers.add(path)
             return False
         if path in self._folders:
             raise _both(info, path)
@@ -40,7 +47,9 @@ class Layout:
         self._ensure_folder(parent, info)
         if folder in self._files:
             raise _both(info, folder)
-        (self._root / folder).mkdir()
+        made = self._root / folder
+        made.mkdir()
+        made.chmod(FOLDER_MODE)  # whatever the umask is
         self._folders.add(folder)
 
 

@@ -1,26 +1,28 @@
-"""Listing a commit from beginning to end, whatever happens in between."""
+"""Listing a commit, or a difference, from beginning to end, whatever happens in between."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Generic, TypeVar
 
 from perago_worker.errors import StoreUnavailable
-from perago_worker.models import ObjectInfo
+
+T = TypeVar("T")
 
 
-class Listing:
-    """A commit's listing, which goes on where it was when the store did not answer half-way."""
+class Listing(Generic[T]):
+    """What commits hold, from where it was on when the store did not answer half-way."""
 
-    def __init__(self, begin: Callable[[], Iterator[ObjectInfo]]) -> None:
+    def __init__(self, begin: Callable[[], Iterator[T]]) -> None:
         self._begin = begin
-        self._entries: Iterator[ObjectInfo] | None = None
+        self._entries: Iterator[T] | None = None
         self._seen = 0
 
-    def next(self) -> ObjectInfo | None:
-        """Return the next object, None at the end; may be called again after it has failed."""
+    def next(self) -> T | None:
+        """Return the next entry, None at the end; may be called again after it has failed."""
         if self._entries is None:
-            # What a commit lists never changes, so what was seen is known by its number.
+            # What commits hold never changes, so what was seen is known by its number.
             self._entries = islice(self._begin(), self._seen, None)
         try:
             info = next(self._entries, None)

@@ -1,4 +1,4 @@
-"""Stage what changed, and make it the branch's head: at most once, whole or not at all.
+"""Make what was staged the branch's head: at most once, whole or not at all.
 
 The order of things is the promise: the lease is confirmed after the last decision and before the
 merge is sent; a merge whose answer is lost is looked for before anything else is done; what was
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import islice
 
-from perago_worker.attempt.backoff import Backoff, Retry
+from perago_worker.attempt.backoff import Backoff
 from perago_worker.attempt.budget import Budget
 from perago_worker.attempt.codes import Code
 from perago_worker.attempt.fence import (
@@ -25,9 +25,6 @@ from perago_worker.attempt.fence import (
     short,
 )
 from perago_worker.attempt.lease_keeper import LeaseKeeper
-from perago_worker.attempt.scan import open_regular
-from perago_worker.attempt.transfer import DigestingReader, for_each
-from perago_worker.attempt.workspace import Changes, Workspace
 from perago_worker.errors import (
     AttemptError,
     HeadMoved,
@@ -40,57 +37,13 @@ from perago_worker.errors import (
 from perago_worker.events import Listener, Published, PublishOutcome
 from perago_worker.models import CommitInfo, Publication, WorkspaceInput
 from perago_worker.models.publication import EXPECTED_HEAD
-from perago_worker.ports import Clock, FenceLevel, Stage, WorkspaceStore
+from perago_worker.ports import Clock, FenceLevel, WorkspaceStore
 
 FINAL_LOOKS = 4
 """How often the branch is asked about a merge of unknown outcome once the budget is used up."""
 
 Allowed = PublishOn | Replace | AlreadyPublished
 """What a branch may allow; everything else is refused."""
-
-
-def upload(
-    changes: Changes,
-    workspace: Workspace,
-    stage: Stage,
-    *,
-    store: WorkspaceStore,
-    threads: int,
-    retry: Retry,
-    check: Callable[[], None],
-) -> None:
-    """Put every change on the stage and verify what the store says it stored.
-
-    Raises:
-        RetryableAttemptError: A file changed while it was read, or was stored as something else.
-        StoreUnavailable: An object could not be stored in several tries.
-    """
-
-    def send(item: tuple[str, int]) -> None:
-        path, size = item
-        retry(_upload_file, path, size, workspace, stage, store)
-
-    for_each(changes.written.items(), send, threads=threads, check=check)
-    if changes.deleted:
-        retry(stage.delete, [workspace.key(path) for path in changes.deleted])
-
-
-def _upload_file(
-    path: str, size: int, workspace: Workspace, stage: Stage, store: WorkspaceStore
-) -> None:
-    digest = store.new_digest(size)
-    with open_regular(workspace.directory / path) as file:
-        reader = DigestingReader(file, digest)
-        stored = stage.write(workspace.key(path), reader.as_binary(), size)
-        grown = bool(file.read(1))
-    if grown or reader.bytes_read != size:
-        raise RetryableAttemptError(
-            Code.WORKSPACE_CHANGED,
-            f"file {path!a} changed in size while it was being published. "
-            "Nothing may write to the workspace once the body has returned.",
-        )
-    if (stored.size, stored.checksum) != (size, digest.hexdigest()):
-        raise StoreUnavailable(f"file {path!a} was stored damaged")
 
 
 class Publisher:

@@ -16,6 +16,8 @@ from perago_worker.attempt.codes import Code
 from perago_worker.attempt.keys import MAX_KEY_BYTES, KeyRefused, object_key, show
 from perago_worker.errors import RetryableAttemptError
 
+HASH_CHUNK_BYTES = 1 << 20
+
 
 class Found(NamedTuple):
     """What is below a directory.

@@ -27,13 +27,13 @@ from perago_worker.attempt.layout import Layout
 from perago_worker.attempt.listing import Listing
 from perago_worker.attempt.manifest import FileState, Manifest
 from perago_worker.attempt.ranges import Lanes
-from perago_worker.attempt.scan import open_regular, scan
+from perago_worker.attempt.refresh import Plan, UnfitError, changes_since, tidy
+from perago_worker.attempt.scan import HASH_CHUNK_BYTES, open_regular, scan
+from perago_worker.attempt.shelf import Kept
 from perago_worker.attempt.transfer import for_each
 from perago_worker.errors import TerminalAttemptError
 from perago_worker.models import ObjectInfo
 from perago_worker.ports import WorkspaceStore
-
-HASH_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,18 @@ class Limits:
 
     objects: int
     bytes: int | None = None
+
+    def exceeded_by(self, objects: int, size: int) -> bool:
+        """Tell whether a workspace with so many objects and bytes is too large."""
+        return objects > self.objects or (self.bytes is not None and size > self.bytes)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What was read from the store for a workspace."""
+
+    objects: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,7 @@ class Workspace:
     ) -> None:
         self.directory = directory
         self.manifest: Manifest = {}
+        self.markers: set[str] = set()
         self._store = store
         self._repository = repository
         self._prefix = key_prefix(prefix)
@@ -94,6 +107,47 @@ class Workspace:
             TerminalAttemptError: A key cannot be a file, or the workspace is over its limits.
             StoreUnavailable: An object could not be read, or not whole, in several tries.
         """
+        entries = self._files(commit, limits, retry)
+        self.manifest = self._bring(entries, commit, threads=threads, retry=retry, check=check)
+
+    def refresh(
+        self,
+        kept: Kept,
+        commit: str,
+        *,
+        limits: Limits,
+        threads: int,
+        retry: Retry,
+        check: Callable[[], None],
+    ) -> Fetched:
+        """Bring what is different at `commit` from what was kept, which is in `directory` now.
+
+        The arguments are those of `download`, and so is what the directory then holds.
+
+        Raises:
+            UnfitError: The kept files cannot be used, or the commit cannot be downloaded either.
+            StoreUnavailable: As from `download`.
+        """
+        changes = changes_since(kept, commit, self._prefix, store=self._store, retry=retry)
+        plan = Plan.of(kept, changes, self._prefix)
+        if limits.exceeded_by(plan.objects, plan.bytes):
+            raise UnfitError("the workspace would be over its limits")
+        tidy(self.directory, plan, self._prefix, store=self._store, check=check)
+        entries = iter(plan.to_fetch.items())
+        new = self._bring(entries, commit, threads=threads, retry=retry, check=check)
+        self.markers = plan.markers
+        self.manifest = {**plan.manifest, **new}
+        return Fetched(len(new), sum(state.size for state in new.values()))
+
+    def _bring(
+        self,
+        entries: Iterator[tuple[str, ObjectInfo]],
+        commit: str,
+        *,
+        threads: int,
+        retry: Retry,
+        check: Callable[[], None],
+    ) -> Manifest:
         read = partial(fetch, self._store, self._repository, lanes=Lanes(threads), check=check)
 
         def bring(entry: tuple[str, ObjectInfo]) -> tuple[str, FileState]:
@@ -102,19 +156,19 @@ class Workspace:
             checksum = retry(read, commit, info, target)
             return path, FileState.of(target.lstat(), checksum)
 
-        entries = self._files(commit, limits, retry)
-        self.manifest = dict(for_each(entries, bring, threads=threads, check=check))
+        return dict(for_each(entries, bring, threads=threads, check=check))
 
     def _files(self, commit: str, limits: Limits, retry: Retry) -> Iterator[tuple[str, ObjectInfo]]:
         """Yield what to download; make directories on the way, before any file in them is begun."""
         layout = Layout(self.directory)
+        self.markers = layout.markers
         total = 0
         listing = Listing(partial(self._store.list, self._repository, commit, self._prefix))
         listed = iter(lambda: retry(listing.next), None)
         objects = (info for info in listed if not is_reserved(info.key))
         for count, info in enumerate(objects, start=1):
             total += info.size
-            if count > limits.objects or (limits.bytes is not None and total > limits.bytes):
+            if limits.exceeded_by(count, total):
                 raise TerminalAttemptError(
                     Code.WORKSPACE_TOO_LARGE,
                     f"the workspace holds more than {limits.objects} objects or {limits.bytes} "

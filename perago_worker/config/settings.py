@@ -183,6 +183,13 @@ class WorkspaceSettings(Section):
         int, Field(strict=True, ge=1), Expected("a whole number from 1 upwards")
     ] = 1_000_000
     """Number of objects in the largest workspace that is downloaded."""
+    warm: (
+        Annotated[int, Field(strict=True, ge=0, le=4096), Expected("a whole number from 0 to 4096")]
+        | None
+    ) = None
+    """Workspaces that a worker keeps when their attempts are over, so that the next one of the same
+    task and repository brings only what has changed; as many as it has slots unless given, 0 keeps
+    none."""
 
 
 class PublishSettings(Section):

@@ -25,6 +25,8 @@ from perago_worker.events import (
     StepFinished,
     Swept,
     Transferred,
+    WorkspaceBrought,
+    WorkspaceNotKept,
 )
 from perago_worker.models import Lease
 
@@ -63,6 +65,17 @@ class EventLog:
                 )
             case Transferred():
                 self._transferred(event)
+            case WorkspaceBrought(lease, source, detail):
+                level = logging.INFO if source == "unfit" else logging.DEBUG
+                self._log.log(
+                    level,
+                    "workspace.brought",
+                    **identity(lease),
+                    source=source,
+                    **given(detail=detail),
+                )
+            case WorkspaceNotKept(lease, reason):
+                self._log.info("workspace.not_kept", **identity(lease), reason=reason)
             case HeartbeatSent():
                 self._heartbeat_sent(event)
             case Published():

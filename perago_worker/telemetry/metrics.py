@@ -42,6 +42,8 @@ from perago_worker.events import (
     StepStarted,
     Swept,
     Transferred,
+    WorkspaceBrought,
+    WorkspaceSource,
 )
 from perago_worker.models import Lease
 from perago_worker.models.outcome import OutcomeKind
@@ -68,6 +70,7 @@ _POLLS = ("tasks", "empty", "error")
 _BEATS = ("held", "lost", "error")
 _PUBLICATIONS = get_args(PublishOutcome)
 _FENCES = get_args(FenceLevel)
+_SOURCES = get_args(WorkspaceSource)
 _DIRECTIONS = ("download", "upload")
 _RESTARTS = ("recycled", "ended", "stopped")
 _STATES = ("starting", "running", "draining", "stopped")
@@ -157,6 +160,8 @@ class Metrics:
                 self._attempts.labels(lease.task_type, outcome.kind, code).inc()
             case Transferred():
                 self._transferred(event)
+            case WorkspaceBrought(lease, source):
+                self._workspaces.labels(lease.task_type, source).inc()
             case HeartbeatSent(_, outcome, delay_s):
                 self._heartbeats.labels(outcome).inc()
                 self._heartbeat_delay.observe(delay_s)
@@ -284,6 +289,9 @@ class Metrics:
         self._given_back = self._counter(
             "tasks_given_back", "Tasks put back in the queue.", "task", "outcome"
         )
+        self._workspaces = self._counter(
+            "workspaces", "Workspaces by where their files came from.", "task", "source"
+        )
         transfer = ("task", "direction")
         self._bytes = self._counter("transfer_bytes", "Bytes moved.", *transfer)
         self._objects = self._counter("transfer_objects", "Objects moved.", *transfer)
@@ -327,6 +335,7 @@ class Metrics:
         _touch(self._phases, ((task, step) for step in sorted(self._timed)))
         _touch(self._publications, ((task, outcome) for outcome in _PUBLICATIONS))
         _touch(self._given_back, ((task, outcome) for outcome in _GIVEN_BACK))
+        _touch(self._workspaces, ((task, source) for source in _SOURCES))
         for counter in (self._bytes, self._objects, self._skipped_bytes):
             _touch(counter, ((task, direction) for direction in _DIRECTIONS))
 

@@ -18,10 +18,11 @@ from perago_worker.adapters.local import queue as local_queue
 from perago_worker.adapters.local.store import LocalStore
 from perago_worker.adapters.local.store_git import commit_info, find_commit
 from perago_worker.adapters.local.store_stage import add_commit
-from perago_worker.attempt import fence, layout, publish, workspace
+from perago_worker.attempt import fence, layout, publish, upload, workspace
 from perago_worker.attempt.codes import Code
 from perago_worker.attempt.fence import Decision, PublishOn, Replace
 from perago_worker.attempt.lease_keeper import BeatResult, LeaseKeeper
+from perago_worker.attempt.manifest import FileState
 from perago_worker.attempt.publish import Publisher
 from perago_worker.attempt.stage_name import StageName
 from perago_worker.attempt.steps import inputs, publication
@@ -249,8 +250,9 @@ def no_checksums(patch: Patch) -> None:
 
     def upload_file(
         path: str, size: int, found: Workspace, stage: Stage, _: WorkspaceStore
-    ) -> None:
+    ) -> FileState:
         with Path(found.directory / path).open("rb") as file, suppress(ValueError):
             stage.write(found.key(path), file, size)
+        return FileState(size, 0, 0, 0, "")
 
-    patch.setattr(publish, "_upload_file", upload_file)
+    patch.setattr(upload, "_upload_file", upload_file)

@@ -35,7 +35,7 @@ class Worker:
         self.world = world
         self.name = name or owner
         self.queue = LocalQueue(world.root / "queue.db", clock=world.clock, worker_id=self.name)
-        self.directories = AttemptDirectories(world.root / "work", owner=owner)
+        self.directories = AttemptDirectories(world.root / "work", owner=owner, warm=2)
         self.directories.open()
         self.attempts: list[Running] = []
 

@@ -35,6 +35,7 @@ from perago_worker.events import (
     StepStarted,
     Swept,
     Transferred,
+    WorkspaceBrought,
 )
 from perago_worker.models import Lease, Outcome
 from perago_worker.models.outcome import OutcomeKind
@@ -125,6 +126,7 @@ EVERY_EVENT: list[Event] = [
         for kind in get_args(OutcomeKind)
     ),
     BodyOutput(lease(), "stdout", "x"),
+    *(WorkspaceBrought(lease(), source) for source in ("warm", "cold", "unfit")),
     *(Transferred(lease(), direction, 1, 1, 1.0, 1) for direction in ("download", "upload")),
     *(HeartbeatSent(lease(), outcome, 0.1) for outcome in ("held", "lost", "error")),
     *(
@@ -169,7 +171,7 @@ def test_labels_are_closed_sets_without_ids(observed: Observed) -> None:
 
     assert labels == {
         *("task", "outcome", "reason", "phase", "direction", "state", "cause", "service"),
-        *("fence", "kind", "le", "version", "python"),
+        *("fence", "source", "kind", "le", "version", "python"),
     }
 
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+
+from perago_worker.attempt.codes import Code
 from perago_worker.attempt.context import Attempt
-from perago_worker.attempt.workspace import Workspace
-from perago_worker.events import Transferred
+from perago_worker.attempt.manifest import Manifest
+from perago_worker.attempt.refresh import UnfitError
+from perago_worker.attempt.removal import remove_tree
+from perago_worker.attempt.shelf import Kept
+from perago_worker.attempt.workspace import Fetched, Workspace
+from perago_worker.errors import NotFound, RetryableAttemptError, StoreRefused
+from perago_worker.events import Transferred, WorkspaceBrought, WorkspaceNotKept
 from perago_worker.guards import check_guardrails
 
 
 def download(attempt: Attempt) -> None:
-    """Bring the workspace's files at the input commit."""
+    """Bring the workspace's files at the input commit; where one is kept, what it lacks."""
     spec = attempt.definition.workspace
     assert spec is not None  # noqa: S101 -- the step is only in the lists of workspace tasks
     tools = attempt.tools
@@ -20,23 +28,114 @@ def download(attempt: Attempt) -> None:
         prefix=spec.prefix,
     )
     started_at = tools.clock.now()
-    attempt.workspace.download(
-        attempt.input_commit.id,
-        limits=tools.settings.limits,
-        threads=tools.settings.transfer_threads,
-        retry=attempt.retry,
-        check=attempt.stop.check,
-    )
-    files = attempt.workspace.manifest.values()
+    fetched = _refreshed(attempt, spec.prefix) or _downloaded(attempt)
+    size = sum(file.size for file in attempt.workspace.manifest.values())
     tools.listener.on_event(
         Transferred(
             attempt.lease,
             "download",
-            objects=len(files),
-            bytes=sum(file.size for file in files),
+            objects=fetched.objects,
+            bytes=fetched.bytes,
             seconds=tools.clock.now() - started_at,
+            skipped_bytes=size - fetched.bytes,
         )
     )
+    attempt.leaving.callback(_keep, attempt, spec.prefix)
+
+
+def _refreshed(attempt: Attempt, prefix: str) -> Fetched | None:
+    """Take a kept workspace and bring it up to date; None when there is none that can be used."""
+    tools, repository = attempt.tools, attempt.input.repository
+    commit = attempt.input_commit.id
+    kept = tools.directories.shelf.take(repository=repository, prefix=prefix, commit=commit)
+    if kept is None:
+        tools.listener.on_event(WorkspaceBrought(attempt.lease, "cold"))
+        return None
+    try:
+        kept.directory.rename(attempt.directory.workspace)  # which is empty
+        fetched = attempt.workspace.refresh(
+            kept,
+            commit,
+            limits=tools.settings.limits,
+            threads=tools.settings.transfer_threads,
+            retry=attempt.retry,
+            check=attempt.stop.check,
+        )
+    except (UnfitError, NotFound, StoreRefused, RetryableAttemptError, OSError) as error:
+        # Whatever is wrong with the commit, a download says it better.
+        tools.listener.on_event(WorkspaceBrought(attempt.lease, "unfit", _words(error)))
+        remove_tree(kept.directory)
+        _make_empty(attempt)
+        return None
+    tools.listener.on_event(WorkspaceBrought(attempt.lease, "warm"))
+    return fetched
+
+
+def _downloaded(attempt: Attempt) -> Fetched:
+    """Download everything; where the disk is full, once more without what is kept on it."""
+    try:
+        _download(attempt)
+    except OSError as error:
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        if not full or not attempt.tools.directories.shelf.clear():
+            raise
+        _make_empty(attempt)
+        _download(attempt)
+    files = attempt.workspace.manifest.values()
+    return Fetched(len(files), sum(file.size for file in files))
+
+
+def _download(attempt: Attempt) -> None:
+    settings = attempt.tools.settings
+    attempt.workspace.download(
+        attempt.input_commit.id,
+        limits=settings.limits,
+        threads=settings.transfer_threads,
+        retry=attempt.retry,
+        check=attempt.stop.check,
+    )
+
+
+def _make_empty(attempt: Attempt) -> None:
+    directory = attempt.directory.workspace
+    remove_tree(directory)
+    directory.mkdir(mode=0o700)
+
+
+def _keep(attempt: Attempt, prefix: str) -> None:
+    """Keep the workspace of an attempt that went well: it holds what its output commit holds."""
+    if attempt.output_ref is None:
+        return
+    unchanged = attempt.code in {Code.NO_OP, Code.READ_ONLY}
+    kept = Kept(
+        directory=attempt.directory.workspace,
+        repository=attempt.input.repository,
+        prefix=prefix,
+        commit=attempt.input_commit.id if unchanged else attempt.output_ref,
+        manifest=_manifest_after(attempt),
+        markers=frozenset(attempt.workspace.markers),
+    )
+    try:
+        reason = attempt.tools.directories.shelf.put(kept)
+    except OSError as error:  # the next attempt downloads, that is all
+        reason = _words(error)
+    if reason:
+        attempt.tools.listener.on_event(WorkspaceNotKept(attempt.lease, reason))
+
+
+def _manifest_after(attempt: Attempt) -> Manifest:
+    """Return what the workspace holds once its changes are published."""
+    manifest = dict(attempt.workspace.manifest)
+    if attempt.changes is not None:
+        for path in attempt.changes.deleted:
+            manifest.pop(path, None)
+        manifest.update(attempt.uploaded)
+    return manifest
+
+
+def _words(error: Exception) -> str:
+    """Return what an error says, without the path it is about."""
+    return (error.strerror or "") if isinstance(error, OSError) else str(error)
 
 
 def pre_guards(attempt: Attempt) -> None:

@@ -8,8 +8,8 @@ from contextlib import suppress
 
 from perago_worker.attempt.codes import Code
 from perago_worker.attempt.context import Attempt
-from perago_worker.attempt.publish import upload
 from perago_worker.attempt.stage_name import StageName
+from perago_worker.attempt.upload import upload
 from perago_worker.errors import NothingToCommit, StoreError, StoreUnavailable
 from perago_worker.events import StageLeft, Transferred
 from perago_worker.models import Publication
@@ -33,7 +33,7 @@ def stage(attempt: Attempt) -> None:
     tools = attempt.tools
     opened = _open_stage(attempt)
     started_at = tools.clock.now()
-    upload(
+    attempt.uploaded = upload(
         attempt.changes,
         attempt.workspace,
         opened,

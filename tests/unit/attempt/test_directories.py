@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from perago_worker.attempt.directories import LOCK_NAME, AttemptDirectories, remove_tree
+from perago_worker.attempt.directories import LOCK_NAME, AttemptDirectories
+from perago_worker.attempt.removal import remove_tree
 from perago_worker.errors import ConfigError
 from tests.support import ROOT, nest
 

@@ -13,7 +13,8 @@ import pytest
 from perago_worker.attempt.backoff import Retry
 from perago_worker.attempt.codes import Code
 from perago_worker.attempt.lease_keeper import LeaseKeeper
-from perago_worker.attempt.publish import FINAL_LOOKS, Publisher, upload
+from perago_worker.attempt.publish import FINAL_LOOKS, Publisher
+from perago_worker.attempt.upload import upload
 from perago_worker.attempt.workspace import Limits, Workspace
 from perago_worker.errors import (
     AttemptAbandoned,

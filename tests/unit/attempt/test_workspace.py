@@ -14,9 +14,9 @@ import pytest
 
 from perago_worker.attempt.backoff import Retry
 from perago_worker.attempt.codes import Code
-from perago_worker.attempt.directories import remove_tree
 from perago_worker.attempt.keys import show
 from perago_worker.attempt.manifest import DOWNLOADED_MTIME_NS
+from perago_worker.attempt.removal import remove_tree
 from perago_worker.attempt.scan import open_regular, scan
 from perago_worker.attempt.workspace import Changes, Limits, Workspace
 from perago_worker.errors import (

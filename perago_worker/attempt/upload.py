@@ -1,0 +1,65 @@
+"""Putting what a body changed on a stage, every object compared with what the store says it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from perago_worker.attempt.backoff import Retry
+from perago_worker.attempt.codes import Code
+from perago_worker.attempt.manifest import FileState, Manifest, settle, settled_state
+from perago_worker.attempt.scan import open_regular
+from perago_worker.attempt.transfer import DigestingReader, for_each
+from perago_worker.attempt.workspace import Changes, Workspace
+from perago_worker.errors import RetryableAttemptError, StoreUnavailable
+from perago_worker.ports import Stage, WorkspaceStore
+
+
+def upload(
+    changes: Changes,
+    workspace: Workspace,
+    stage: Stage,
+    *,
+    store: WorkspaceStore,
+    threads: int,
+    retry: Retry,
+    check: Callable[[], None],
+) -> Manifest:
+    """Put every change on the stage and verify what the store says it stored.
+
+    Returns:
+        The states of the files that were stored.
+
+    Raises:
+        RetryableAttemptError: A file changed while it was read, or was stored as something else.
+        StoreUnavailable: An object could not be stored in several tries.
+    """
+
+    def send(item: tuple[str, int]) -> tuple[str, FileState]:
+        path, size = item
+        return path, retry(_upload_file, path, size, workspace, stage, store)
+
+    stored = dict(for_each(changes.written.items(), send, threads=threads, check=check))
+    if changes.deleted:
+        retry(stage.delete, [workspace.key(path) for path in changes.deleted])
+    return stored
+
+
+def _upload_file(
+    path: str, size: int, workspace: Workspace, stage: Stage, store: WorkspaceStore
+) -> FileState:
+    digest = store.new_digest(size)
+    with open_regular(workspace.directory / path) as file:
+        settle(file.fileno())
+        reader = DigestingReader(file, digest)
+        stored = stage.write(workspace.key(path), reader.as_binary(), size)
+        grown = bool(file.read(1))
+        state = settled_state(file.fileno(), size, digest.hexdigest())
+    if grown or reader.bytes_read != size:
+        raise RetryableAttemptError(
+            Code.WORKSPACE_CHANGED,
+            f"file {path!a} changed in size while it was being published. "
+            "Nothing may write to the workspace once the body has returned.",
+        )
+    if (stored.size, stored.checksum) != (size, digest.hexdigest()):
+        raise StoreUnavailable(f"file {path!a} was stored damaged")
+    return state
