@@ -25,6 +25,9 @@ from tests.rig.stepping import Fate, Stepper, steered_queue, steered_store
 if TYPE_CHECKING:
     from tests.rig.world import World
 
+KEPT = 2
+"""How many workspaces a worker keeps."""
+
 BUDGET = Budget(merge_s=8, completion_s=5, heartbeat_s=20)
 
 
@@ -35,7 +38,7 @@ class Worker:
         self.world = world
         self.name = name or owner
         self.queue = LocalQueue(world.root / "queue.db", clock=world.clock, worker_id=self.name)
-        self.directories = AttemptDirectories(world.root / "work", owner=owner, warm=2)
+        self.directories = AttemptDirectories(world.root / "work", owner=owner, warm=KEPT)
         self.directories.open()
         self.attempts: list[Running] = []
 

@@ -25,6 +25,7 @@ from perago_worker.adapters.local.queue import LocalQueue
 from perago_worker.adapters.local.queue_operator import record
 from perago_worker.adapters.local.queue_records import COLUMNS, UNFINISHED, TaskRecord, TaskRow
 from perago_worker.adapters.local.store import LocalStore
+from perago_worker.attempt.directories import SHELF_NAME
 from perago_worker.definition import TaskDefinition
 from perago_worker.errors import PeragoError
 from perago_worker.models import CommitInfo, Lease
@@ -32,7 +33,7 @@ from perago_worker.ports import WorkspaceStore
 from perago_worker.runtime.janitor import StageSurvey
 from tests.clocks import ManualClock
 from tests.rig.bodies import KINDS, Bodies, Deed
-from tests.rig.crew import Running, Worker
+from tests.rig.crew import KEPT, Running, Worker
 from tests.rig.template import Template
 from tests.support import BRANCH, REPOSITORY, Recorder
 
@@ -302,8 +303,10 @@ class World:
         self.sweep()
         home = self.root / "work"
         directories = [each.name for owner in home.iterdir() for each in owner.iterdir()]
-        locks = {"owner.lock"}
-        return [*self.store.stages(REPOSITORY), *(set(directories) - locks)]
+        kept = [len(list(shelf.iterdir())) for shelf in home.glob(f"*/{SHELF_NAME}")]
+        too_many = [f"{count} workspaces" for count in kept if count > KEPT]
+        expected = {"owner.lock", SHELF_NAME}
+        return [*self.store.stages(REPOSITORY), *(set(directories) - expected), *too_many]
 
     def unfinished(self) -> list[TaskRecord]:
         """Return the tasks that have not ended."""
