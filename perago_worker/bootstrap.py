@@ -80,7 +80,8 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
         ConfigError: Something the configuration names cannot be used.
     """
     secrets = secret_values(config)
-    configure_logging(config.logging.format, log_level or config.logging.level, secrets=secrets)
+    logs = config.logging
+    configure_logging(logs.format, log_level or logs.level, secrets=secrets, levels=logs.levels)
     _log_config_warnings(config)
     definitions = _load_tasks_logging_warnings(config)
     clock = SystemClock()

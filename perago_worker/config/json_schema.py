@@ -12,7 +12,12 @@ from perago_worker.config.schema import SECTIONS, choices_of, expectation, writt
 from perago_worker.config.settings import Section, TaskSettings
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_TYPES: dict[str, list[str]] = {"list": ["array"], "number": ["integer"], "truth": ["boolean"]}
+_TYPES: dict[str, list[str]] = {
+    "list": ["array"],
+    "table": ["object"],
+    "number": ["integer"],
+    "truth": ["boolean"],
+}
 
 
 def json_schema() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import types
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import ByteSize
@@ -78,11 +78,13 @@ def is_optional(field: FieldInfo) -> bool:
     return type(None) in _parts(field)
 
 
-def written_as(field: FieldInfo) -> Literal["list", "number", "truth", "text"]:
+def written_as(field: FieldInfo) -> Literal["list", "table", "number", "truth", "text"]:
     """Tell how an environment variable, which is always text, spells a value of the key."""
     for part in _parts(field):
         if get_origin(part) is tuple:
             return "list"
+        if get_origin(part) is Mapping:
+            return "table"
         if part is bool:
             return "truth"
         if part is int:

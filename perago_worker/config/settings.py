@@ -235,6 +235,12 @@ class LoggingSettings(Section):
     """`console` for people, `json` for machines; `auto` is `console` on a terminal."""
     level: Annotated[Literal["debug", "info", "warning", "error"], LowerCase] = "info"
     """The least important kind of line that is written."""
+    levels: Annotated[
+        Mapping[str, Annotated[Literal["debug", "info", "warning", "error"], LowerCase]],
+        Expected('a table of loggers and levels, such as {"urllib3": "debug"}'),
+    ] = {}
+    """Levels of single loggers by name, with those below them, where another than `logging.level`
+    is wanted; also for modules of tasks that run in threads."""
 
 
 class TaskSettings(Section):

@@ -160,7 +160,7 @@ def _value(info: FieldInfo, text: str) -> Any:
     if not text.strip() and is_optional(info):
         return None
     match written_as(info):
-        case "list":
+        case "list" | "table":
             return json.loads(text)
         case "number" if re.fullmatch(r"\s*[+-]?\d+\s*", text):
             return int(text)

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -33,6 +34,7 @@ def configure_logging(
     *,
     stream: TextIO | None = None,
     secrets: Collection[str] = (),
+    levels: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Send all log lines of this process to one stream, replacing what was set up before.
 
@@ -41,6 +43,7 @@ def configure_logging(
         level: `debug`, `info`, `warning` or `error`.
         stream: Standard output unless given. Colours need a terminal and no NO_COLOR.
         secrets: Values that never appear in a line.
+        levels: Levels of single loggers, by name.
     """
     stream = stream or sys.stdout
     terminal = stream.isatty()
@@ -72,10 +75,10 @@ def configure_logging(
             ],
         )
     )
-    _install(handler, level)
+    _install(handler, level, levels)
 
 
-def _install(handler: logging.Handler, level: str) -> None:
+def _install(handler: logging.Handler, level: str, levels: Mapping[str, str]) -> None:
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
@@ -83,6 +86,8 @@ def _install(handler: logging.Handler, level: str) -> None:
     root.setLevel(level.upper())
     for name in NOISY_LIBRARIES:
         logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
+    for name, own in levels.items():
+        logging.getLogger(name).setLevel(own.upper())
     logging.captureWarnings(capture=True)
 
 

@@ -144,6 +144,7 @@ KEYS = [
     Key("publish", "require_fence", '"hook"', "HOOK", "hook"),
     Key("publish", "sentinel", "true", "true", True),
     Key("http", "listen", '"[::1]:0"', "[::1]:0", "[::1]:0"),
+    Key("logging", "levels", '{ urllib3 = "DEBUG" }', '{"urllib3": "debug"}', {"urllib3": "debug"}),
     Key("http", "client_metrics", "true", "true", True),
     Key("logging", "format", '"json"', "json", "json"),
     Key("logging", "level", '"WARNING"', "WARNING", "warning"),

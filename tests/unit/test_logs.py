@@ -374,6 +374,22 @@ def test_a_level_leaves_out_what_is_less_important() -> None:
     assert [line["event"] for line in found] == ["poll.finished"]
 
 
+def test_single_loggers_can_have_levels_of_their_own() -> None:
+    stream = io.StringIO()
+    configure_logging(
+        "json", "warning", stream=stream, levels={"shop.tasks": "debug", "urllib3": "info"}
+    )
+    try:
+        logging.getLogger("shop.tasks.readings").debug("of a module below")
+        logging.getLogger("shop").info("of another")
+        logging.getLogger("urllib3").info("of a chatty library that was asked for")
+    finally:
+        logging.getLogger("shop.tasks").setLevel(logging.NOTSET)
+
+    events = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+    assert events == ["of a module below", "of a chatty library that was asked for"]
+
+
 def test_python_warnings_become_lines() -> None:
     stream = io.StringIO()
     configure_logging("json", "info", stream=stream)
