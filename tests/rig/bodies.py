@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Literal
 
@@ -100,6 +102,34 @@ def _do(deed: Deed, number: int, workspace: Path) -> dict[str, bytes | None]:
         else:
             path.write_bytes(content)
     return changes
+
+
+class Meddling(Enum):
+    """What somebody does to a workspace that a worker keeps."""
+
+    REWRITE = "rewrite"
+    REMOVE = "remove"
+    ADD = "add"
+    LINK = "link"
+    LOCK = "lock"
+
+    def do(self, workspace: Path) -> None:
+        """Do it, to a file that every workspace has unless it was done before."""
+        path = workspace / "in.txt"
+        match self:
+            case Meddling.REWRITE if path.is_file():
+                times = path.stat()
+                path.write_bytes(path.read_bytes()[::-1])
+                os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+            case Meddling.REMOVE:
+                path.unlink(missing_ok=True)
+            case Meddling.ADD:
+                (workspace / "stray.txt").write_bytes(b"stray")
+            case Meddling.LINK:
+                path.unlink(missing_ok=True)
+                path.symlink_to("drop.txt")
+            case Meddling.LOCK if path.exists():
+                path.chmod(0o400)
 
 
 def never(workspace: Path, params: Orders) -> Made:

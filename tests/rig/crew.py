@@ -11,7 +11,7 @@ from perago_worker.adapters.local.queue import LocalQueue
 from perago_worker.attempt.body.thread import ThreadBody
 from perago_worker.attempt.budget import Budget
 from perago_worker.attempt.context import Attempt, AttemptSettings, Tools
-from perago_worker.attempt.directories import AttemptDirectories
+from perago_worker.attempt.directories import SHELF_NAME, AttemptDirectories
 from perago_worker.attempt.lease_keeper import LeaseKeeper
 from perago_worker.attempt.pipeline import run_attempt
 from perago_worker.attempt.stop import StopCause, StopToken
@@ -25,9 +25,6 @@ from tests.rig.stepping import Fate, Stepper, steered_queue, steered_store
 if TYPE_CHECKING:
     from tests.rig.world import World
 
-KEPT = 2
-"""How many workspaces a worker keeps."""
-
 BUDGET = Budget(merge_s=8, completion_s=5, heartbeat_s=20)
 
 
@@ -38,8 +35,9 @@ class Worker:
         self.world = world
         self.name = name or owner
         self.queue = LocalQueue(world.root / "queue.db", clock=world.clock, worker_id=self.name)
-        self.directories = AttemptDirectories(world.root / "work", owner=owner, warm=KEPT)
+        self.directories = AttemptDirectories(world.root / "work", owner=owner, warm=world.warm)
         self.directories.open()
+        self.home = world.root / "work" / owner
         self.attempts: list[Running] = []
 
     def poll(
@@ -62,6 +60,12 @@ class Worker:
                 return []
         self.attempts.append(Running(self, kind, lease))
         return self.attempts[-1:]
+
+    def kept(self) -> list[Path]:
+        """Return the workspaces it has kept, those put away last at the end."""
+        folder = self.home / SHELF_NAME
+        found = folder.iterdir() if folder.exists() else ()
+        return sorted(found, key=lambda kept: kept.stat().st_ctime_ns)
 
     def die(self) -> None:
         """End as a killed process does: nothing is tidied up, only the kernel's locks are freed."""

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.rig.bodies import KIND_NAMED, KIND_OF, Deed
+from tests.rig.bodies import KIND_NAMED, KIND_OF, Deed, Meddling
 from tests.rig.crew import Running
 from tests.rig.invariants import Judge
 from tests.rig.moves import BACKEND, Chosen, Moves
@@ -120,7 +120,7 @@ class Protocol(RuleBasedStateMachine):
         super().__init__()
         self.world = Places.new_world()
         self.judge = Judge(self.world)
-        self.now = Situation((), ())
+        self.now = Situation((), (), ())
         self.left_out: frozenset[int] = frozenset()
         self._sound = True
         self._swept = False
@@ -273,6 +273,11 @@ class Protocol(RuleBasedStateMachine):
         """Let time pass; 61 seconds end every lease that was not extended."""
         self.world.clock.advance(seconds)
 
+    @_moves.add(lambda self: self.now.kept, pick=_picks, how=st.sampled_from(Meddling))
+    def meddle(self, pick: int, how: Meddling) -> None:
+        """Let somebody change a workspace that is kept, behind the worker's back."""
+        how.do(_some(self.now.kept, pick))
+
     @_moves.add(lambda self: self.world.leftovers and not self._swept)
     def sweep(self) -> None:
         """Tidy up behind the dead."""
@@ -285,11 +290,15 @@ class Protocol(RuleBasedStateMachine):
         kind=_kinds,
         deeds=_deeds,
         adopt=st.sampled_from([True, True, False]),
+        warm=st.sampled_from([2, 1, 0]),
         left_out=_moves.swarm(),
     )
-    def begin(self, kind: str, deeds: list[Deed], adopt: bool, left_out: frozenset[int]) -> None:
+    def begin(
+        self, kind: str, deeds: list[Deed], adopt: bool, warm: int, left_out: frozenset[int]
+    ) -> None:
         """Start with a task that one worker has taken."""
-        self.left_out, self.world.adopt = left_out, adopt
+        self.left_out = left_out
+        self.world.adopt, self.world.warm = adopt, warm
         self.world.submit(KIND_OF[kind], deeds)
         self.world.worker(0).poll(KIND_OF[kind])
 
@@ -305,7 +314,7 @@ class Protocol(RuleBasedStateMachine):
     def promises_hold(self) -> None:
         """Check everything that must always hold."""
         Places.steps += 1
-        self.now = Situation(self.world.tasks(), self.world.running())
+        self.now = Situation(self.world.tasks(), self.world.running(), self.world.kept())
         self._checked(lambda: self.judge.check(self.now.tasks))
 
     def teardown(self) -> None:

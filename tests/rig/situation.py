@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from perago_worker.adapters.local.queue_records import UNFINISHED, TaskRecord
 from tests.rig.crew import Running
@@ -20,10 +21,12 @@ class Situation:
     Attributes:
         tasks: Every task, the first scheduled first.
         running: The attempts that have not ended.
+        kept: The workspaces that workers keep for later attempts.
     """
 
     tasks: Sequence[TaskRecord]
     running: Sequence[Running]
+    kept: Sequence[Path]
 
     @cached_property
     def unfinished(self) -> list[TaskRecord]:

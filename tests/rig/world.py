@@ -33,7 +33,7 @@ from perago_worker.ports import WorkspaceStore
 from perago_worker.runtime.janitor import StageSurvey
 from tests.clocks import ManualClock
 from tests.rig.bodies import KINDS, Bodies, Deed
-from tests.rig.crew import KEPT, Running, Worker
+from tests.rig.crew import Running, Worker
 from tests.rig.template import Template
 from tests.support import BRANCH, REPOSITORY, Recorder
 
@@ -85,6 +85,7 @@ class World:
         foreign: Somebody else's commits, in their order.
         complaints: What attempts did that they must never do.
         adopt: The setting of that name of all workers.
+        warm: How many workspaces a worker keeps.
     """
 
     store: WorkspaceStore
@@ -111,6 +112,7 @@ class World:
         self.leftovers: list[ExitStack] = []
         self.complaints: list[str] = []
         self.adopt = True
+        self.warm = 2
         self._inputs: dict[tuple[str, str], dict[str, str]] = {}
         self._names = 0
 
@@ -304,9 +306,13 @@ class World:
         home = self.root / "work"
         directories = [each.name for owner in home.iterdir() for each in owner.iterdir()]
         kept = [len(list(shelf.iterdir())) for shelf in home.glob(f"*/{SHELF_NAME}")]
-        too_many = [f"{count} workspaces" for count in kept if count > KEPT]
+        too_many = [f"{count} workspaces" for count in kept if count > self.warm]
         expected = {"owner.lock", SHELF_NAME}
         return [*self.store.stages(REPOSITORY), *(set(directories) - expected), *too_many]
+
+    def kept(self) -> list[Path]:
+        """Return the workspaces that workers have kept."""
+        return [kept for _, each in sorted(self.workers.items()) for kept in each.kept()]
 
     def unfinished(self) -> list[TaskRecord]:
         """Return the tasks that have not ended."""
