@@ -39,16 +39,24 @@ PUBLISHED = [
     f"DELETE {REPOSITORY}/branches/*",  # after the report
 ]
 UNCHANGED = [LOOK, *READ, LOOK]
+KEPT = [call for call in PUBLISHED if call not in READ]
+KEPT.insert(1, f"GET {REPOSITORY}/refs/*/objects/ls")  # for the fence
+DIFFERENCE = [
+    f"GET {REPOSITORY}/refs/*/diff/*",  # what others have changed since
+    f"GET {REPOSITORY}/refs/*/objects",  # the one file of it
+]
 
 
 class Watched:
     """A worker's configuration, whose requests are written down on their way."""
 
-    def __init__(self, platform: Platform, folder: Path) -> None:
+    def __init__(self, platform: Platform, folder: Path, *, warm: int) -> None:
         self._conductor_root = platform.conductor_url.removesuffix("/api")
         self.conductor = FaultProxy(self._conductor_root)
         self.lakefs = FaultProxy(platform.lakefs_access.endpoint)
-        self.config = platform.write_config(folder, heartbeat="60s")
+        self.config = platform.write_config(
+            folder, heartbeat="60s", extra=f"[workspace]\nwarm = {warm}\n"
+        )
         text = self.config.read_text().replace(self._conductor_root, self.conductor.url)
         text = text.replace(platform.lakefs_access.endpoint, self.lakefs.url)
         self.config.write_text(text)
@@ -58,9 +66,12 @@ class Watched:
         return [sent.call for sent in proxy.sent if "/poll/" not in sent.call]
 
 
-@pytest.fixture
-def watched(platform: Platform, tmp_path: Path) -> Iterator[Watched]:
-    made = Watched(platform, tmp_path)
+@pytest.fixture(params=[0])
+def watched(
+    platform: Platform, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Watched]:
+    """Watch a worker that keeps no workspace, or as many as the test asks for."""
+    made = Watched(platform, tmp_path, warm=request.param)
     with closing(made.conductor), closing(made.lakefs):
         yield made
 
@@ -89,3 +100,30 @@ def test_an_attempt_asks_for_nothing_twice(
 
     assert watched.calls(watched.lakefs)[before[0] :] == of_store
     assert watched.calls(watched.conductor)[before[1] :] == of_queue
+
+
+@pytest.mark.parametrize("watched", [1], indirect=True)
+def test_a_kept_workspace_is_asked_for_differences_only(
+    platform: Platform, watched: Watched
+) -> None:
+    """Nothing is listed and nothing read when nothing is different; else what is."""
+    others = {f"data/{number}.txt": b"%d" % number for number in range(20)}
+    repository, ref = platform.repository({"data/in.txt": b"input", **others})
+    requests: list[list[str]] = []
+    with started_worker(watched.config) as worker:
+        for nth in range(4):
+            before = len(watched.calls(watched.lakefs))
+            params = {"do": "write", "path": "in.txt", "text": f"text {nth}"}
+            inputs = {"workspace": workspace(repository, ref), "params": params}
+            state = platform.wait_ended(platform.start_task("probe.files", inputs))
+            assert state["status"] == "COMPLETED", state
+            ref = state["tasks"][0]["outputData"]["workspace"]["ref"]
+            worker.wait_event("attempt.finished", count=nth + 1)
+            requests.append(watched.calls(watched.lakefs)[before:])
+            if nth == 2:
+                platform.lakefs.upload(repository, "main", "data/7.txt", b"other")
+                ref = platform.lakefs.commit(repository, "main", message="somebody's")
+
+    assert requests[2] == KEPT
+    assert requests[3] == [*KEPT[:2], *DIFFERENCE, *KEPT[2:]]
+    assert platform.content(repository, ref, "data/7.txt") == "other"
