@@ -109,7 +109,7 @@ class TestRequiredFence:
         assert "perago-worker fence install" in outcome.reason
         assert here.task(lease.task_id).status == "FAILED_WITH_TERMINAL_ERROR"
         assert here.head() == here.start
-        for method in ("history", "list", "read", "stage", "publish"):
+        for method in ("list", "read", "stage", "publish"):
             assert not here.store.calls(method), method
 
     def test_that_is_missing_ends_it_although_there_would_be_a_sentinel(self, here: Rig) -> None:
