@@ -53,13 +53,14 @@ from perago_worker.task import TaskDefinition, load_module_tasks
 from perago_worker.taskdef import build_taskdef
 from perago_worker.telemetry.event_log import EventLog
 from perago_worker.telemetry.http import TelemetryServer
-from perago_worker.telemetry.logs import configure_logging
+from perago_worker.telemetry.logs import configure_logging, wants_bars
 from perago_worker.telemetry.summary import RunSummary
 from perago_worker.watching import Watching, not_started, status_of
 
 if TYPE_CHECKING:
     from perago_worker.adapters.local.queue import LocalQueue
     from perago_worker.adapters.local.store import LocalStore
+    from perago_worker.telemetry.progress import ProgressBars
 
 SHORT_POLL_WAIT_S = 1.0
 """For the embedded queue, where a poll costs next to nothing, and for a worker that is to end when
@@ -81,7 +82,10 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
     """
     secrets = secret_values(config)
     logs = config.logging
-    configure_logging(logs.format, log_level or logs.level, secrets=secrets, levels=logs.levels)
+    level = log_level or logs.level
+    bars = _progress_bars(config, level)
+    stream = bars.stream if bars else None
+    configure_logging(logs.format, level, stream=stream, secrets=secrets, levels=logs.levels)
     _log_config_warnings(config)
     definitions = _load_tasks_logging_warnings(config)
     clock = SystemClock()
@@ -102,15 +106,30 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
             store=store,
             clock=clock,
             redactor=Redactor(secrets),
-            listeners=[EventLog(), summary],
+            listeners=[EventLog(), summary, *([bars] if bars else [])],
             until_idle=until_idle,
             watching=watching,
         )
         threading.Thread(target=_greet, args=(store,), name="store greeting", daemon=True).start()
-        code = supervisor.run()
+        try:
+            code = supervisor.run()
+        finally:
+            if bars:
+                bars.close()
     if until_idle:
         summary.render(sys.stdout)
     return code
+
+
+def _progress_bars(config: WorkerConfig, level: str) -> ProgressBars | None:
+    """Return what draws bars on standard output; None where nobody would see them."""
+    if not wants_bars(
+        sys.stdout, log_format=config.logging.format, level=level, environ=os.environ
+    ):
+        return None
+    from perago_worker.telemetry.progress import ProgressBars
+
+    return ProgressBars(sys.stdout)
 
 
 def load_tasks(config: WorkerConfig) -> list[TaskDefinition]:

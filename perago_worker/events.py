@@ -100,6 +100,27 @@ class BodyOutput(Event):
 
 
 @dataclass(frozen=True)
+class TransferProgress(Event):
+    """A transfer goes on; told a few times a second at most, and not at all of short ones.
+
+    Attributes:
+        objects: Objects that are complete.
+        bytes: Bytes that were moved so far; those moved again count again.
+        seconds: Time since it began.
+        of_objects: How many objects there are; None while they are still being listed.
+        of_bytes: How many bytes those have.
+    """
+
+    lease: Lease
+    direction: Literal["download", "upload"]
+    objects: int
+    bytes: int
+    seconds: float
+    of_objects: int | None = None
+    of_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class Transferred(Event):
     """Bytes of a workspace were moved, or found not to need moving."""
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from perago_worker.attempt.manifest import settle
+from perago_worker.attempt.meter import UNMETERED
 from perago_worker.attempt.ranges import Lanes, Source, damaged, read_ranges, read_whole
 from perago_worker.models import ObjectInfo
 from perago_worker.ports import WorkspaceStore
@@ -30,6 +31,7 @@ def fetch(
     *,
     lanes: Lanes | None = None,
     check: Callable[[], None] = _go_on,
+    moved: Callable[[int], None] = UNMETERED.moved,
 ) -> str:
     """Bring an object into the file `target` and return the checksum of its bytes.
 
@@ -40,12 +42,13 @@ def fetch(
         lanes: Shared by all calls that run at once: one with a large object uses those that are
             idle. None reads every object in one go.
         check: Called between pieces of the object, from several threads; raises to stop early.
+        moved: Called with the size of each piece, likewise.
 
     Raises:
         StoreUnavailable: The object could not be read, or did not arrive as it is listed.
         OSError: The file could not be written.
     """
-    source = Source(store, repository, commit, info, check)
+    source = Source(store, repository, commit, info, check, moved)
     folder, _, _ = str(target).rpartition("/")
     part = f"{folder}/.perago-{os.urandom(8).hex()}"
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -64,6 +64,7 @@ class Source:
 
     Attributes:
         check: Called between pieces; raises to stop early.
+        moved: Called with the size of each piece that has arrived.
     """
 
     store: WorkspaceStore
@@ -71,6 +72,7 @@ class Source:
     commit: str
     info: ObjectInfo
     check: Callable[[], None]
+    moved: Callable[[int], None]
 
     def read(self, into: _Place) -> int:
         """Write the whole object to a place in a file and return the number of bytes."""
@@ -87,21 +89,16 @@ class _Place:
     """A place in an open file that is written to, and the checksum of what is."""
 
     def __init__(
-        self,
-        descriptor: int,
-        start: int,
-        *,
-        check: Callable[[], None],
-        digest: Digest | None = None,
+        self, source: Source, descriptor: int, start: int, *, digest: Digest | None = None
     ) -> None:
+        self._source = source
         self._descriptor = descriptor
         self._at = start
-        self._check = check
         self._digest = digest
 
     def write(self, data: bytes, /) -> int:
         """Write all of `data`, which a full disk would have files do in part."""
-        self._check()
+        self._source.check()
         if self._digest is not None:
             self._digest.update(data)
         left = memoryview(data)
@@ -109,6 +106,7 @@ class _Place:
             written = os.pwrite(self._descriptor, left, self._at)
             self._at += written
             left = left[written:]
+        self._source.moved(len(data))
         return len(data)
 
     def as_binary(self) -> BinaryIO:
@@ -128,7 +126,7 @@ def read_whole(source: Source, descriptor: int) -> str:
         StoreUnavailable: It could not be read, or is longer or shorter than it is listed.
     """
     digest = source.store.new_digest(source.info.size)
-    size = source.read(_Place(descriptor, 0, check=source.check, digest=digest))
+    size = source.read(_Place(source, descriptor, 0, digest=digest))
     _require_size(source.info, size)
     return digest.hexdigest()
 
@@ -208,7 +206,7 @@ class _Readers:
         info = self._source.info
         size = min(RANGE_BYTES, info.size - start)
         is_last = start + size == info.size
-        place = _Place(self._descriptor, start, check=self._source.check)
+        place = _Place(self._source, self._descriptor, start)
         # One byte more than there should be at the end: it must not be there.
         read = self._source.read_range(place, start, size + is_last)
         if read != size:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 from typing import BinaryIO, Generic, TypeVar, cast
 
+from perago_worker.attempt.meter import UNMETERED
 from perago_worker.ports import Digest
 
 T = TypeVar("T")
@@ -111,9 +112,12 @@ class _Crew(Generic[T, R]):
 class DigestingReader:
     """A file that computes what it was read for, so that the stored bytes can be compared."""
 
-    def __init__(self, file: BinaryIO, digest: Digest) -> None:
+    def __init__(
+        self, file: BinaryIO, digest: Digest, *, moved: Callable[[int], None] = UNMETERED.moved
+    ) -> None:
         self._file = file
         self._digest = digest
+        self._moved = moved
         self.bytes_read = 0
 
     def read(self, size: int = -1, /) -> bytes:
@@ -121,6 +125,7 @@ class DigestingReader:
         data = self._file.read(size)
         self._digest.update(data)
         self.bytes_read += len(data)
+        self._moved(len(data))
         return data
 
     def as_binary(self) -> BinaryIO:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from perago_worker.attempt.backoff import Retry
 from perago_worker.attempt.codes import Code
 from perago_worker.attempt.manifest import FileState, Manifest, settle, settled_state
+from perago_worker.attempt.meter import UNMETERED, Meter
 from perago_worker.attempt.scan import open_regular
 from perago_worker.attempt.transfer import DigestingReader, for_each
 from perago_worker.attempt.workspace import Changes, Workspace
@@ -23,6 +25,7 @@ def upload(
     threads: int,
     retry: Retry,
     check: Callable[[], None],
+    meter: Meter = UNMETERED,
 ) -> Manifest:
     """Put every change on the stage and verify what the store says it stored.
 
@@ -34,9 +37,13 @@ def upload(
         StoreUnavailable: An object could not be stored in several tries.
     """
 
+    upload_file = partial(_upload_file, moved=meter.moved)
+
     def send(item: tuple[str, int]) -> tuple[str, FileState]:
         path, size = item
-        return path, retry(_upload_file, path, size, workspace, stage, store)
+        state = retry(upload_file, path, size, workspace, stage, store)
+        meter.done()
+        return path, state
 
     stored = dict(for_each(changes.written.items(), send, threads=threads, check=check))
     if changes.deleted:
@@ -45,12 +52,18 @@ def upload(
 
 
 def _upload_file(
-    path: str, size: int, workspace: Workspace, stage: Stage, store: WorkspaceStore
+    path: str,
+    size: int,
+    workspace: Workspace,
+    stage: Stage,
+    store: WorkspaceStore,
+    *,
+    moved: Callable[[int], None],
 ) -> FileState:
     digest = store.new_digest(size)
     with open_regular(workspace.directory / path) as file:
         settle(file.fileno())
-        reader = DigestingReader(file, digest)
+        reader = DigestingReader(file, digest, moved=moved)
         stored = stage.write(workspace.key(path), reader.as_binary(), size)
         grown = bool(file.read(1))
         state = settled_state(file.fileno(), size, digest.hexdigest())

@@ -26,6 +26,7 @@ from perago_worker.attempt.keys import (
 from perago_worker.attempt.layout import Layout
 from perago_worker.attempt.listing import Listing
 from perago_worker.attempt.manifest import FileState, Manifest
+from perago_worker.attempt.meter import UNMETERED, Meter
 from perago_worker.attempt.ranges import Lanes
 from perago_worker.attempt.refresh import Plan, UnfitError, changes_since, tidy
 from perago_worker.attempt.scan import HASH_CHUNK_BYTES, open_regular, scan
@@ -78,7 +79,13 @@ class Workspace:
     """One attempt's local files under one prefix of one commit."""
 
     def __init__(
-        self, directory: Path, *, store: WorkspaceStore, repository: str, prefix: str
+        self,
+        directory: Path,
+        *,
+        store: WorkspaceStore,
+        repository: str,
+        prefix: str,
+        meter: Meter = UNMETERED,
     ) -> None:
         self.directory = directory
         self.manifest: Manifest = {}
@@ -86,6 +93,7 @@ class Workspace:
         self._store = store
         self._repository = repository
         self._prefix = key_prefix(prefix)
+        self._meter = meter
 
     def download(
         self,
@@ -134,6 +142,7 @@ class Workspace:
             raise UnfitError("the workspace would be over its limits")
         tidy(self.directory, plan, self._prefix, store=self._store, check=check)
         entries = iter(plan.to_fetch.items())
+        self._meter.expect(len(plan.to_fetch), sum(info.size for info in plan.to_fetch.values()))
         new = self._bring(entries, commit, threads=threads, retry=retry, check=check)
         self.markers = plan.markers
         self.manifest = {**plan.manifest, **new}
@@ -148,12 +157,20 @@ class Workspace:
         retry: Retry,
         check: Callable[[], None],
     ) -> Manifest:
-        read = partial(fetch, self._store, self._repository, lanes=Lanes(threads), check=check)
+        read = partial(
+            fetch,
+            self._store,
+            self._repository,
+            lanes=Lanes(threads),
+            check=check,
+            moved=self._meter.moved,
+        )
 
         def bring(entry: tuple[str, ObjectInfo]) -> tuple[str, FileState]:
             path, info = entry
             target = self.directory / path
             checksum = retry(read, commit, info, target)
+            self._meter.done()
             return path, FileState.of(target.lstat(), checksum)
 
         return dict(for_each(entries, bring, threads=threads, check=check))
@@ -162,7 +179,7 @@ class Workspace:
         """Yield what to download; make directories on the way, before any file in them is begun."""
         layout = Layout(self.directory)
         self.markers = layout.markers
-        total = 0
+        count = total = 0
         listing = Listing(partial(self._store.list, self._repository, commit, self._prefix))
         listed = iter(lambda: retry(listing.next), None)
         objects = (info for info in listed if not is_reserved(info.key))
@@ -181,6 +198,7 @@ class Workspace:
                     yield path, info
             except KeyRefused as refused:
                 raise TerminalAttemptError(Code.KEY_REFUSED, str(refused)) from refused
+        self._meter.expect(count, total)
 
     def changes(self) -> Changes:
         """Compare the directory with the manifest; read only files that may have changed.

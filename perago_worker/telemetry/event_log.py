@@ -149,7 +149,8 @@ class EventLog:
         )
 
     def _transferred(self, event: Transferred) -> None:
-        self._log.debug(
+        rate = event.bytes / event.seconds if event.seconds > 0 else 0.0
+        self._log.info(
             "workspace.transferred",
             **identity(event.lease),
             direction=event.direction,
@@ -157,6 +158,7 @@ class EventLog:
             bytes=event.bytes,
             skipped_bytes=event.skipped_bytes,
             seconds=_rounded(event.seconds),
+            bytes_per_second=round(rate),
         )
 
     def _heartbeat_sent(self, event: HeartbeatSent) -> None:

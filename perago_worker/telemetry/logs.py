@@ -20,10 +20,13 @@ from perago_worker.config import Redactor
 from perago_worker.telemetry.event_log import EventLog
 from perago_worker.telemetry.text import visible
 
-__all__ = ["configure_logging", "EventLog"]
+__all__ = ["configure_logging", "wants_bars", "EventLog"]
 
 NOISY_LIBRARIES = ("httpx", "httpcore", "urllib3", "conductor", "lakefs_sdk", "asyncio")
 """Loggers that tell of every request at INFO; nothing below WARNING is taken from them."""
+
+BARS_LEVELS = frozenset({"debug", "info"})
+"""Those who ask for less than these want to see less."""
 
 _FIRST = ("timestamp", "level", "event")
 
@@ -76,6 +79,17 @@ def configure_logging(
         )
     )
     _install(handler, level, levels)
+
+
+def wants_bars(stream: TextIO, *, log_format: str, level: str, environ: Mapping[str, str]) -> bool:
+    """Tell whether somebody looks at `stream` who can see bars, and has not asked for quiet."""
+    return (
+        log_format != "json"
+        and level in BARS_LEVELS
+        and stream.isatty()
+        and not environ.get("NO_COLOR")
+        and environ.get("TERM", "dumb") not in {"dumb", "unknown", ""}
+    )
 
 
 def _install(handler: logging.Handler, level: str, levels: Mapping[str, str]) -> None:

@@ -171,12 +171,13 @@ def without_time(line: dict[str, Any]) -> dict[str, Any]:
             {
                 **IDENTITY,
                 "event": "workspace.transferred",
-                "level": "debug",
+                "level": "info",
                 "direction": "download",
                 "objects": 2,
                 "bytes": 300,
                 "skipped_bytes": 7,
                 "seconds": 0.5,
+                "bytes_per_second": 600,
             },
         ),
         (

@@ -7,6 +7,7 @@ import errno
 from perago_worker.attempt.codes import Code
 from perago_worker.attempt.context import Attempt
 from perago_worker.attempt.manifest import Manifest
+from perago_worker.attempt.meter import TransferMeter
 from perago_worker.attempt.refresh import UnfitError
 from perago_worker.attempt.removal import remove_tree
 from perago_worker.attempt.shelf import Kept
@@ -26,6 +27,9 @@ def download(attempt: Attempt) -> None:
         store=tools.store,
         repository=attempt.input.repository,
         prefix=spec.prefix,
+        meter=TransferMeter(
+            attempt.lease, "download", listener=tools.listener, now=tools.clock.now
+        ),
     )
     started_at = tools.clock.now()
     fetched = _refreshed(attempt, spec.prefix) or _downloaded(attempt)

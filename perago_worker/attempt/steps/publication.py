@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from perago_worker.attempt.codes import Code
 from perago_worker.attempt.context import Attempt
+from perago_worker.attempt.meter import TransferMeter
 from perago_worker.attempt.stage_name import StageName
 from perago_worker.attempt.upload import upload
 from perago_worker.errors import NothingToCommit, StoreError, StoreUnavailable
@@ -33,6 +34,9 @@ def stage(attempt: Attempt) -> None:
     tools = attempt.tools
     opened = _open_stage(attempt)
     started_at = tools.clock.now()
+    written = attempt.changes.written.values()
+    meter = TransferMeter(attempt.lease, "upload", listener=tools.listener, now=tools.clock.now)
+    meter.expect(len(written), sum(written))
     attempt.uploaded = upload(
         attempt.changes,
         attempt.workspace,
@@ -41,6 +45,7 @@ def stage(attempt: Attempt) -> None:
         threads=tools.settings.transfer_threads,
         retry=attempt.retry,
         check=attempt.stop.check,
+        meter=meter,
     )
     if tools.settings.sentinel and attempt.fence == "verify":
         attempt.retry(_write_sentinel, attempt, opened)
@@ -51,7 +56,6 @@ def stage(attempt: Attempt) -> None:
             f"Stage {attempt.lease.task_type} of workflow {attempt.lease.workflow_id}",
             publication.metadata(expected_head=publication.input_ref),
         )
-    written = attempt.changes.written.values()
     tools.listener.on_event(
         Transferred(
             attempt.lease,
