@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=True, highlight=False)
     try:
         with _servers() as addresses:
-            results = measure(options, addresses, console)
+            results, failed_rows = measure(options, addresses, console)
     except (BenchmarkError, ServersError) as failed:
         console.print(str(failed), markup=False)
         return 1
@@ -43,12 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report.show(results, rows, Console(width=options.width))
     if options.out:
         _write(options, results, console)
-    return 0
+    return 1 if failed_rows else 0
 
 
-def measure(options: argparse.Namespace, addresses: Addresses, console: Console) -> Results:
-    """Take every measurement that was asked for; those that fail are named and left out."""
+def measure(
+    options: argparse.Namespace, addresses: Addresses, console: Console
+) -> tuple[Results, list[str]]:
+    """Take every measurement that was asked for; return what they came to and which failed.
+
+    One that fails is named and keeps what it had until then: others take long, too.
+    """
     results = Results()
+    failed: list[str] = []
     bench = Bench(
         addresses,
         _scale(options),
@@ -58,13 +64,17 @@ def measure(options: argparse.Namespace, addresses: Addresses, console: Console)
     )
     try:
         for name in options.rows:
-            for sample in MEASUREMENTS[name].run(bench):
-                results.add(sample)
-                if options.out:
-                    _write_json(options, results)
+            try:
+                for sample in MEASUREMENTS[name].run(bench):
+                    results.add(sample)
+                    if options.out:
+                        _write_json(options, results)
+            except BenchmarkError as problem:
+                console.print(f"{name}: {problem}", markup=False)
+                failed.append(name)
     finally:
         bench.close()
-    return results
+    return results, failed
 
 
 def _write_json(options: argparse.Namespace, results: Results) -> None:

@@ -16,7 +16,7 @@ from tests.support import Recorder
 
 
 class Digest:
-    def update(self, data: bytes, /) -> None:
+    def update(self, data: bytes | memoryview, /) -> None:
         """Take it."""
 
     def hexdigest(self) -> str:
@@ -120,11 +120,11 @@ def test_a_listener_may_ask_the_meter(clock: ManualClock, lease: Lease) -> None:
     class Slow:
         def on_event(self, event: Event) -> None:
             seen.append(event)
-            meter.moved(1)
+            own.moved(1)
 
-    meter = TransferMeter(lease, "upload", listener=Slow(), now=clock.now)
+    own = TransferMeter(lease, "upload", listener=Slow(), now=clock.now)
     clock.advance(1)
-    meter.moved(1)
+    own.moved(1)
     assert len(seen) == 1
 
 
