@@ -17,7 +17,7 @@ _PATTERNS = (
     (re.compile(r"\beyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*"), HIDDEN),
     # Authorization and X-Authorization headers, up to the end of the line or of the quotes
     (
-        re.compile(r"(?i)((?:x-)?authorization[\"']?\s*[:=]\s*(?:b?[\"'])?)[^\"'\r\n]+"),
+        re.compile(r"(?i)((?:x-)?authorization\\*[\"']?\s*[:=]\s*(?:b?\\*[\"'])?)[^\"'\r\n]+"),
         rf"\1{HIDDEN}",
     ),
     # presigned URLs
@@ -31,7 +31,7 @@ _PATTERNS = (
     (
         re.compile(
             r"(?i)\b((?:\w+_)?(?:password|passwd|secret|secret_access_key|key_secret|access_token)"
-            r"[\"']?\s*[=:]\s*[\"']?)(?!\[redacted\])[^\s\"',;&}]+"
+            r"\\*[\"']?\s*[=:]\s*+\\*+[\"']?+)(?!\[redacted\])[^\s\"',;&}]+"
         ),
         rf"\1{HIDDEN}",
     ),

@@ -529,6 +529,11 @@ def test_a_known_secret_is_hidden_wherever_it_stands(style: Any) -> None:
         ),
         ("http://me:pw%40x@host:80/p", "http://me:[redacted]@host:80/p"),
         ("secret_access_key = abc123", "secret_access_key = [redacted]"),
+        (
+            r"KeyError('{\'X-Authorization\': \'abc\'}')",
+            r"KeyError('{\'X-Authorization\': \'[redacted]'}')",
+        ),
+        (r'"{\"password\": \"abc\", \"n\": 1}"', r'"{\"password\": \"[redacted]", \"n\": 1}"'),
         ('{"password": "abc", "n": 1}', '{"password": "[redacted]", "n": 1}'),
         ("AWS_SECRET_ACCESS_KEY=abc x", "AWS_SECRET_ACCESS_KEY=[redacted] x"),
     ],
