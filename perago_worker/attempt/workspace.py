@@ -76,7 +76,13 @@ class Changes:
 
 
 class Workspace:
-    """One attempt's local files under one prefix of one commit."""
+    """One attempt's local files under one prefix of one commit.
+
+    Attributes:
+        manifest: The files that the commit holds.
+        markers: Workspace paths of its directory markers.
+        prefix: The plain string that all keys begin with.
+    """
 
     def __init__(
         self,
@@ -92,7 +98,7 @@ class Workspace:
         self.markers: set[str] = set()
         self._store = store
         self._repository = repository
-        self._prefix = key_prefix(prefix)
+        self.prefix = key_prefix(prefix)
         self._meter = meter
 
     def download(
@@ -136,11 +142,11 @@ class Workspace:
             UnfitError: The kept files cannot be used, or the commit cannot be downloaded either.
             StoreUnavailable: As from `download`.
         """
-        changes = changes_since(kept, commit, self._prefix, store=self._store, retry=retry)
-        plan = Plan.of(kept, changes, self._prefix)
+        changes = changes_since(kept, commit, self.prefix, store=self._store, retry=retry)
+        plan = Plan.of(kept, changes, self.prefix)
         if limits.exceeded_by(plan.objects, plan.bytes):
             raise UnfitError("the workspace would be over its limits")
-        tidy(self.directory, plan, self._prefix, store=self._store, check=check)
+        tidy(self.directory, plan, self.prefix, store=self._store, check=check)
         entries = iter(plan.to_fetch.items())
         self._meter.expect(len(plan.to_fetch), sum(info.size for info in plan.to_fetch.values()))
         new = self._bring(entries, commit, threads=threads, retry=retry, check=check)
@@ -180,7 +186,7 @@ class Workspace:
         layout = Layout(self.directory)
         self.markers = layout.markers
         count = total = 0
-        listing = Listing(partial(self._store.list, self._repository, commit, self._prefix))
+        listing = Listing(partial(self._store.list, self._repository, commit, self.prefix))
         listed = iter(lambda: retry(listing.next), None)
         objects = (info for info in listed if not is_reserved(info.key))
         for count, info in enumerate(objects, start=1):
@@ -193,7 +199,7 @@ class Workspace:
                     "workspace.max_bytes",
                 )
             try:
-                path = relative_path(info.key, self._prefix)
+                path = relative_path(info.key, self.prefix)
                 if layout.place(path, info):
                     yield path, info
             except KeyRefused as refused:
@@ -207,7 +213,7 @@ class Workspace:
             RetryableAttemptError: Something that cannot be published: a symbolic link, a socket, a
                 device, a hard link to a file outside, or a name that cannot be a key.
         """
-        found = scan(self.directory, self._prefix, known=self.manifest)
+        found = scan(self.directory, self.prefix, known=self.manifest)
         written = {
             path: state.st_size for path, state in found.items() if self._written(path, state)
         }
@@ -232,4 +238,4 @@ class Workspace:
 
     def key(self, path: str) -> str:
         """Return the object key of a workspace path."""
-        return object_key(path, self._prefix)
+        return object_key(path, self.prefix)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 
 from perago_worker.attempt.codes import Code
 from perago_worker.attempt.context import Attempt
+from perago_worker.attempt.keys import show
 from perago_worker.attempt.meter import TransferMeter
 from perago_worker.attempt.stage_name import StageName
 from perago_worker.attempt.upload import upload
@@ -56,6 +58,8 @@ def stage(attempt: Attempt) -> None:
             f"Stage {attempt.lease.task_type} of workflow {attempt.lease.workflow_id}",
             publication.metadata(expected_head=publication.input_ref),
         )
+    if attempt.changes.deleted:
+        _verify_deletions(attempt, attempt.changes.deleted)
     tools.listener.on_event(
         Transferred(
             attempt.lease,
@@ -66,6 +70,29 @@ def stage(attempt: Attempt) -> None:
             skipped_bytes=attempt.changes.kept_bytes,
         )
     )
+
+
+def _verify_deletions(attempt: Attempt, deleted: Sequence[str]) -> None:
+    """Make sure that what was deleted is not in the staged commit; uploads are verified already.
+
+    A store answers alike whether a deletion did anything, so the commit itself is asked: in one
+    call.
+
+    Raises:
+        StoreUnavailable: Something is still there.
+    """
+    workspace, staged = attempt.workspace, attempt.staged
+
+    def gone() -> set[str]:
+        if staged is None:
+            return set()
+        store, base = attempt.tools.store, attempt.input_commit.id
+        changes = store.changes(attempt.input.repository, base, staged.id, workspace.prefix)
+        return {change.key for change in changes if change.now is None}
+
+    missing = {workspace.key(path) for path in deleted} - attempt.retry(gone)
+    if missing:
+        raise StoreUnavailable(f"object {show(min(missing))} was deleted and is still there")
 
 
 def _settled(attempt: Attempt) -> Publication:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from perago_worker import WorkspaceSpec
+from perago_worker.adapters.local.store_stage import LocalStage
 from perago_worker.attempt.codes import Code
 from perago_worker.attempt.directories import SHELF_NAME
 from perago_worker.attempt.manifest import DOWNLOADED_MTIME_NS, FileState
@@ -30,7 +31,7 @@ from perago_worker.models import Change, CommitInfo, ObjectInfo, Outcome
 from perago_worker.ports import WorkspaceStore
 from perago_worker.task import TaskDefinition
 from perago_worker.task import task as declare
-from tests.support import REPOSITORY, Rig, contents, put, raising, rig
+from tests.support import REPOSITORY, HastyClock, Rig, contents, put, raising, rig
 from tests.unit.attempt.test_workspace import Keys, retry
 
 FILES: dict[str, str | bytes | None] = {
@@ -77,7 +78,13 @@ class Place:
         self.seen: Tree = {}
 
     def run(self, act: Act = lambda _: None, definition: TaskDefinition | None = None) -> Outcome:
-        """Carry out an attempt; remember what its body found."""
+        """Carry out an attempt that completes; remember what its body found."""
+        outcome = self.end(act, definition)
+        assert outcome.kind == "completed", outcome.reason
+        return outcome
+
+    def end(self, act: Act, definition: TaskDefinition | None = None) -> Outcome:
+        """Carry out an attempt, however it ends."""
 
         def look_and_act(workspace: Path) -> None:
             self.seen = tree(workspace)
@@ -87,9 +94,7 @@ class Place:
         definition = definition or self.writer
         ref = {"workspace": self.here.workspace_input(ref=self.here.head().id)}
         self.here.submit(definition, **ref)
-        outcome = run_attempt(self.here.attempt(definition, self.here.poll(definition)))
-        assert outcome.kind == "completed", outcome.reason
-        return outcome
+        return run_attempt(self.here.attempt(definition, self.here.poll(definition)))
 
     def source(self) -> str:
         return self.here.recorder.of(WorkspaceBrought)[-1].source
@@ -105,7 +110,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    with rig(tmp_path / "rig") as here:
+    with rig(tmp_path / "rig", clock=HastyClock()) as here:
         here.start = put(here.local_store, FILES)
         yield Place(here)
 
@@ -196,10 +201,7 @@ class TestAttempts:
         assert place.seen == before
 
     def test_an_attempt_that_fails_leaves_nothing(self, place: Place) -> None:
-        definition = place.writer
-        place.body.act = raising(ValueError("no"))  # type: ignore[assignment]
-        place.here.submit(definition)
-        outcome = run_attempt(place.here.attempt(definition, place.here.poll(definition)))
+        outcome = place.end(lambda _: raising(ValueError("no"))())
 
         assert outcome.code == Code.TASK_EXCEPTION
         assert place.kept() == []
@@ -267,6 +269,26 @@ class TestAttempts:
         assert len(place.kept()) == 1
         place.here.directories.close()
         assert not (place.here.root / "work" / "owner").exists()
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["alone", "beside a file"])
+def test_a_deletion_without_effect_is_not_published(
+    place: Place, monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    """A store answers alike whether it did anything."""
+    monkeypatch.setattr(LocalStage, "delete", lambda *_: None)
+    before = place.here.head()
+
+    def act(workspace: Path) -> None:
+        (workspace / "in.txt").unlink()
+        if written:
+            (workspace / "out").touch()
+
+    outcome = place.end(act)
+
+    assert outcome.code == Code.STAGE_FAILED
+    assert "object 'data/in.txt' was deleted and is still there" in outcome.reason
+    assert place.here.head() == before
 
 
 # --- the same as a download -----------------------------------------------------------------------
