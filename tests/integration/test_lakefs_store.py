@@ -335,7 +335,7 @@ def test_one_pool_of_connections_serves_all_calls(
         store.head(repository, "main")
         manager = store._api._transport._pool
         (connections,) = [manager.pools[key] for key in manager.pools.keys()]  # noqa: SIM118
-        assert connections.num_requests == 41
+        assert connections.num_requests == 42  # one of them for what the server can sign
         assert connections.num_connections <= 4
 
 

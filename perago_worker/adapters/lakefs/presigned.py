@@ -8,6 +8,7 @@ as they would otherwise, and addresses are not asked for again for a while.
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from contextlib import suppress
 from functools import partial
@@ -70,6 +71,7 @@ class Presigned:
         self._transport = transport
         self._settings = settings
         self._storage = Storage(settings)
+        self._asking = threading.Lock()
         self._offer: _StorageConfig | None = None if settings.presign else _StorageConfig()
         self._paused_until = 0.0
         self._tags_are_checksums = True
@@ -144,14 +146,15 @@ class Presigned:
         """Return what lakeFS says it signs; nothing while addresses are not to be asked for."""
         if time.monotonic() < self._paused_until:
             return _StorageConfig()
-        if self._offer is None:
-            try:
-                body = self._transport.get("config", query={}, into=_hidden)
-                self._offer = _Config.model_validate_json(body).storage_config
-            except (StoreError, ValidationError):  # an old server, or one that hides it from us
-                self._pause()
-                return _StorageConfig()
-        return self._offer
+        with self._asking:  # one asks, and those who come meanwhile wait for the answer
+            if self._offer is None:
+                try:
+                    body = self._transport.get("config", query={}, into=_hidden)
+                    self._offer = _Config.model_validate_json(body).storage_config
+                except (StoreError, ValidationError):  # an old server, or one that hides it from us
+                    self._pause()
+                    return _StorageConfig()
+            return self._offer
 
     def _pause(self) -> None:
         self._paused_until = time.monotonic() + PAUSE_S
