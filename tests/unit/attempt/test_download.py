@@ -191,7 +191,8 @@ class TestDamage:
         self, target: Path, lanes: Lanes | None
     ) -> None:
         shelf = Shelf(self.content)
-        shelf.before = lambda number, _: bytes([number]) + self.content[1:]
+        other = [byte for byte in range(256) if byte != self.content[0]]
+        shelf.before = lambda number, _: bytes([other[number]]) + self.content[1:]
         with pytest.raises(StoreUnavailable, match="arrived damaged: checksums"):
             bring(shelf, target, lanes=lanes)
         assert not target.exists()
