@@ -29,7 +29,7 @@ from tests.rig.scenes import SCENES, Bench, Scene
 from tests.rig.taps import Call, Tap
 
 CASES = "PERAGO_TEST_FAULT_CASES"
-EVERYDAY = 250
+EVERYDAY = 150
 REPEAT = f"{CASES}='{{}}' python -m pytest tests/unit/rig/test_fault_matrix.py"
 
 GIVES_UP_S = 60.0
