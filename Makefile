@@ -24,7 +24,7 @@ run: .venv/runtime.stamp ## Run the example on the embedded queue and store
 
 .PHONY: test
 test: .venv/dev.stamp ## Run the everyday tests, without servers
-	@.venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not servers" tests/unit tests/contract tests/e2e
+	@.venv/bin/python -m pytest -q -n 2 -m "not servers" tests/unit tests/contract tests/e2e
 
 .PHONY: deploy-test
 deploy-test: .venv/dev.stamp ## Test what is in deploy/: alerts, dashboard, chart, kustomize, image
