@@ -39,6 +39,7 @@ def leaky(params: Params) -> Result:
 CONFIG = """
 [worker]
 modules = ["leaky"]
+isolation = "{isolation}"
 body_env = ["API_SECRET"]
 [queue]
 kind = "local"
@@ -88,15 +89,18 @@ RAISED = {
 }
 
 
-@pytest.mark.parametrize("raised", RAISED)
-def test_no_secret_comes_out_anywhere(raised: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("raised", "isolation"),
+    [("on purpose", "process"), ("by accident", "process"), ("by accident", "thread")],
+)
+def test_no_secret_comes_out_anywhere(raised: str, isolation: str, tmp_path: Path) -> None:
     """Not in the log, task logs, reasons, metrics, the status or its page.
 
     Most of them must say that something was hidden: it did go that way.
     """
     (tmp_path / "leaky.py").write_text(MODULE.replace("{raised}", RAISED[raised]))
     config = tmp_path / "worker.toml"
-    config.write_text(CONFIG)
+    config.write_text(CONFIG.replace("{isolation}", isolation))
     for name, secret in (("id", KEY_ID), ("secret", STORED)):
         (tmp_path / name).write_text(secret)
         (tmp_path / name).chmod(0o600)
@@ -120,6 +124,9 @@ def test_no_secret_comes_out_anywhere(raised: str, tmp_path: Path) -> None:
     shown["reasons"] = "\n".join(record.reason or "" for record in records)
     shown["task logs"] = "\n".join(line for record in records for line in record.log)
 
+    printed = [event for event in worker.events if event.get("source") == "body"]
+    assert all(event["task_id"] for event in printed)
+    assert {event["stream"] for event in printed} >= {"stdout", "log", "progress"}
     leaks = {(where, s) for where, text in shown.items() for s in SECRETS if s in text}
     assert leaks == set()
     for where in ("/", "/status.json", "log", "reasons", "task logs"):

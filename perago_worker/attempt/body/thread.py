@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from perago_worker.attempt.body.call import call_body
+from perago_worker.attempt.body.printing import printing, prints_taken
 from perago_worker.attempt.body.protocol import Call
 from perago_worker.attempt.body.runner import (
     OnOutput,
@@ -42,7 +43,8 @@ class ThreadBody:
         self._definition = definition
 
     def warm_up(self) -> None:
-        """Do nothing: the module is loaded."""
+        """Take over what is printed; the module is loaded."""
+        printing.needed_by(self)
 
     def run(self, call: Call, *, stop: StopToken, on_output: OnOutput) -> Reply:
         """Call the function; `stop` sets its `cancelled` event and makes its result void."""
@@ -56,16 +58,18 @@ class ThreadBody:
             reporter=_Reporter(on_output),
         )
         workspace = None if call.workspace is None else Path(call.workspace)
+        self.warm_up()
         timer = _timer(call.remaining_s, stop)
         try:
-            with bind_attempt(attempt):
+            with bind_attempt(attempt), prints_taken(on_output):
                 reply = call_body(self._definition, call.params, workspace)
         finally:
             timer.cancel()
         return Stopped() if stop.stop is not None else reply
 
     def close(self) -> None:
-        """Do nothing: there is nothing to end."""
+        """Give the standard streams back."""
+        printing.not_needed_by(self)
 
 
 def _timer(remaining_s: float | None, stop: StopToken) -> threading.Timer:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import structlog
+
 from perago_worker.attempt.body.protocol import Call, Raised, Returned
 from perago_worker.attempt.body.runner import Died, Stopped
 from perago_worker.attempt.codes import Code
@@ -29,7 +31,16 @@ def body(attempt: Attempt) -> None:
         scratch=str(directory.scratch),
         remaining_s=_body_time(attempt),
     )
-    match attempt.tools.body.run(call, stop=attempt.stop, on_output=attempt.log.add):
+    # What a body in this thread logs by itself carries the same fields as what it prints.
+    with structlog.contextvars.bound_contextvars(
+        task=lease.task_type,
+        task_id=lease.task_id,
+        workflow_id=lease.workflow_id,
+        retry=lease.retry_count,
+        poll=lease.poll_count,
+    ):
+        reply = attempt.tools.body.run(call, stop=attempt.stop, on_output=attempt.log.add)
+    match reply:
         case Returned(result=result):
             attempt.result = _within_limit(result)
         case Raised() as raised:

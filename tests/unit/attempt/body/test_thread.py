@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +40,22 @@ def say() -> None:
     current_attempt().progress(0.5, 2)
 
 
+def print_much() -> bool:
+    print("first")
+    print("sec", end="")
+    print("ond", file=sys.stderr)
+    sys.stdout.buffer.write(b"third\xff\n")
+    print("without an end", end="", flush=True)
+    sys.stdout.close()
+    return sys.stdout.isatty()
+
+
+def print_in_a_thread_of_its_own() -> None:
+    thread = threading.Thread(target=print, args=("stray",))
+    thread.start()
+    thread.join(PATIENCE_S)
+
+
 def wait_for_cancellation() -> bool:
     return current_attempt().cancelled.wait(PATIENCE_S)
 
@@ -56,6 +75,8 @@ def identity() -> list[object]:
 DEEDS: dict[str, Callable[[], object]] = {
     "fail": fail,
     "say": say,
+    "print": print_much,
+    "stray": print_in_a_thread_of_its_own,
     "wait": wait_for_cancellation,
     "identity": identity,
 }
@@ -73,14 +94,8 @@ def files(workspace: Path, params: Params) -> Result:
     return Result(value=str(workspace))
 
 
-def run(
-    what: str,
-    *,
-    stop: StopToken | None = None,
-    remaining_s: float | None = None,
-    on_output: Callable[[str, str], object] = lambda *_: None,
-) -> Reply:
-    call = Call(
+def call_of(what: str, *, remaining_s: float | None = None) -> Call:
+    return Call(
         workflow_id="workflow",
         task_id="task",
         retry_count=2,
@@ -89,6 +104,16 @@ def run(
         scratch="/nowhere",
         remaining_s=remaining_s,
     )
+
+
+def run(
+    what: str,
+    *,
+    stop: StopToken | None = None,
+    remaining_s: float | None = None,
+    on_output: Callable[[str, str], object] = lambda *_: None,
+) -> Reply:
+    call = call_of(what, remaining_s=remaining_s)
 
     def hear(stream: str, line: str) -> None:
         on_output(stream, line)
@@ -120,9 +145,11 @@ def test_a_body_gets_its_workspace(tmp_path: Path) -> None:
         scratch="/nowhere",
     )
 
-    reply = ThreadBody(TaskDefinition.of(files)).run(
-        call, stop=StopToken(), on_output=lambda *_: None
-    )
+    body = ThreadBody(TaskDefinition.of(files))
+    try:
+        reply = body.run(call, stop=StopToken(), on_output=lambda *_: None)
+    finally:
+        body.close()
 
     assert reply == Returned(result={"value": str(tmp_path)})
 
@@ -140,6 +167,114 @@ def test_what_it_tells_is_heard() -> None:
     run("say", on_output=lambda stream, line: said.append((stream, line)))
 
     assert said == [("log", "a line"), ("progress", "1 of many"), ("progress", "0.5/2")]
+
+
+def test_what_it_prints_is_taken_by_the_line() -> None:
+    said: list[tuple[str, str]] = []
+
+    reply = run("print", on_output=lambda stream, line: said.append((stream, line)))
+
+    assert reply == Returned(result={"value": False})
+    assert said == [
+        ("stdout", "first"),
+        ("stderr", "ond"),
+        ("stdout", "secthird\\xff"),
+        ("stdout", "without an end"),
+    ]
+
+
+def test_a_line_without_end_comes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perago_worker.attempt.body.printing.MAX_LINE_CHARS", 4)
+    monkeypatch.setitem(DEEDS, "long", lambda: print("0123456789"))
+    said: list[str] = []
+
+    run("long", on_output=lambda _, line: said.append(line))
+
+    assert "".join(said) == "0123456789"
+    assert max(map(len, said)) <= 10
+
+
+def test_what_its_own_threads_print_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """They have no context to tell their attempt by, but their lines are redacted as all are."""
+    caplog.set_level(logging.INFO)
+    said: list[str] = []
+
+    run("stray", on_output=lambda _, line: said.append(line))
+
+    assert not said
+    assert "stray" in caplog.messages
+
+
+def test_two_bodies_print_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each line goes to the attempt that printed it, and none to the worker's own output."""
+    meet = threading.Barrier(2, timeout=PATIENCE_S)
+    heard: dict[str, list[str]] = {"a": [], "b": []}
+
+    def deed(name: str) -> None:
+        for number in range(20):
+            meet.wait()
+            print(name, number)
+
+    bodies = {name: ThreadBody(TaskDefinition.of(plain)) for name in heard}
+    for name in heard:
+        DEEDS[name] = lambda name=name: deed(name)  # type: ignore[misc]
+    try:
+        threads = [
+            threading.Thread(
+                target=bodies[name].run,
+                args=(call_of(name),),
+                kwargs={
+                    "stop": StopToken(),
+                    "on_output": lambda _, line, lines=heard[name]: lines.append(line),
+                },
+            )
+            for name in heard
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+    finally:
+        for name, body in bodies.items():
+            body.close()
+            del DEEDS[name]
+
+    assert heard == {name: [f"{name} {number}" for number in range(20)] for name in heard}
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_handler_that_fails_is_not_logged_again(capsys: pytest.CaptureFixture[str]) -> None:
+    """It complains on standard error, in the thread that printed: for ever, were that taken."""
+
+    def complain(stream: str, line: str) -> None:
+        print(f"cannot take {line}", file=sys.stderr)
+
+    run("print", on_output=complain)
+
+    assert "cannot take first" in capsys.readouterr().err
+
+
+def test_the_streams_are_put_back() -> None:
+    before = sys.stdout, sys.stderr
+    first, second = ThreadBody(TaskDefinition.of(plain)), ThreadBody(TaskDefinition.of(plain))
+    first.warm_up()
+    second.warm_up()
+    first.close()
+    first.close()
+    assert (sys.stdout, sys.stderr) != before
+    second.close()
+    assert (sys.stdout, sys.stderr) == before
+
+
+def test_streams_that_somebody_else_put_there_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = ThreadBody(TaskDefinition.of(plain))
+    body.warm_up()
+    other = io.StringIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", other)
+        body.close()
+        assert sys.stdout is other
+    body.close()
 
 
 def test_an_order_to_stop_sets_the_event_and_voids_the_result() -> None:
