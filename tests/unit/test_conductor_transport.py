@@ -5,6 +5,7 @@ The server here plays no Conductor: each test says what it answers.
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import shutil
@@ -22,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from perago_worker.adapters.conductor import ConductorQueue, ConductorSettings
+from perago_worker.adapters.conductor import ConductorQueue, ConductorSettings, client
 from perago_worker.adapters.conductor.auth import NO_TOKEN_LIFETIME_S, TOKEN_LIFETIME_S
 from perago_worker.adapters.system import SystemClock
 from perago_worker.errors import ConfigError, QueueError, QueueRefused, QueueUnavailable
@@ -67,13 +68,14 @@ RECORD: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Received:
-    """One request as it arrived."""
+    """One request as it arrived; `source` is the port it came from."""
 
     method: str
     path: str
     query: str
     headers: dict[str, str]
     body: bytes
+    source: int
 
     def json(self) -> Any:
         return json.loads(self.body)
@@ -146,7 +148,7 @@ class Wire:
                 path, _, query = self.path.partition("?")
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 body = self.rfile.read(int(headers.get("content-length", 0)))
-                request = Received(self.command, path, query, headers, body)
+                request = Received(self.command, path, query, headers, body, self.client_address[1])
                 wire.received.append(request)
                 reply = wire.reply(request)
                 if reply.write is not None:
@@ -333,16 +335,43 @@ class TestSends:
         assert wire.paths == ["/api/tasks/poll/batch/build"]
 
     def test_over_one_connection(self, wire: Wire, queue: ConductorQueue) -> None:
-        ports = set()
-
-        def reply(request: Received) -> Reply:
-            ports.add(threading.get_ident())  # the server has a thread for each connection
-            return answered([])
-
-        wire.reply = reply
         for _ in range(5):
             queue.poll("build", count=1, wait_s=0)
-        assert len(ports) == 1
+        assert len({request.source for request in wire.received}) == 1
+
+    def test_over_another_connection_when_it_was_idle_for_long(
+        self, wire: Wire, queue: ConductorQueue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The server may be about to close it."""
+        monkeypatch.setattr(client, "KEEPALIVE_S", 0.0)
+        for _ in range(2):
+            queue.poll("build", count=1, wait_s=0)
+        assert len({request.source for request in wire.received}) == 2
+
+    def test_proxys_credentials_to_the_proxy(
+        self,
+        wire: Wire,
+        open_queue: Callable[..., ConductorQueue],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("HTTP_PROXY", wire.url.replace("//", "//user:pass%40word@"))
+        open_queue("http://conductor.invalid:8080").poll("build", count=1, wait_s=0)
+        headers = wire.received[0].headers
+        assert headers["proxy-authorization"] == "Basic dXNlcjpwYXNzQHdvcmQ="
+        assert headers["host"] == "conductor.invalid:8080"
+        assert "authorization" not in headers
+
+    def test_and_takes_compressed_answers(self, wire: Wire, queue: ConductorQueue) -> None:
+        packed = gzip.compress(json.dumps([RECORD]).encode())
+        wire.reply = lambda _request: Reply(body=packed, headers={"Content-Encoding": "gzip"})
+        assert [lease.task_id for lease in queue.poll("build", count=1, wait_s=0)] == ["task-1"]
+        assert "gzip" in wire.received[0].headers["accept-encoding"]
+
+    def test_large_reports_whole(self, wire: Wire, queue: ConductorQueue) -> None:
+        wire.reply = lambda _request: text("task-1")
+        large = "x" * 3_000_000
+        queue.complete(LEASE, DONE.model_copy(update={"output": {"text": large}}))
+        assert wire.received[0].json()["outputData"] == {"text": large}
 
 
 # --- what is sent once ----------------------------------------------------------------------------

@@ -15,7 +15,13 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-import httpx
+from urllib3.exceptions import (
+    ClosedPoolError,
+    HTTPError,
+    NewConnectionError,
+    ProxyError,
+    SSLError,
+)
 
 from perago_worker.errors import QueueRefused, QueueUnavailable
 
@@ -131,16 +137,23 @@ class Answer:
 
 @contextmanager
 def translated(call: str) -> Iterator[None]:
-    """Turn what httpx raises into `QueueUnavailable`, which names the call and the kind of failure.
+    """Turn what urllib3 raises into `QueueUnavailable`, naming the call and the kind of failure.
 
     The text of an exception may hold the address, with what people put into addresses; of failures
-    to connect it tells the reason and is kept.
+    to connect the reason alone is told.
     """
     try:
         yield
-    except httpx.ConnectError as problem:
-        raise QueueUnavailable(f"{call}: cannot connect: {problem}") from problem
-    except (httpx.HTTPError, httpx.InvalidURL) as problem:
+    except (NewConnectionError, ProxyError, SSLError) as problem:
+        raise QueueUnavailable(f"{call}: cannot connect: {_reason(problem)}") from problem
+    except ClosedPoolError as problem:
+        raise QueueUnavailable(f"{call}: the connections are closed") from problem
+    except (HTTPError, ValueError) as problem:
         raise QueueUnavailable(f"{call}: no answer ({type(problem).__name__})") from problem
-    except RuntimeError as problem:  # how httpx says that the client was closed
-        raise QueueUnavailable(f"{call}: {problem}") from problem
+
+
+def _reason(problem: BaseException) -> str:
+    """Return what the system said, which is at the bottom of what was raised because of it."""
+    while problem.__cause__ is not None or problem.__context__ is not None:
+        problem = problem.__cause__ or problem.__context__  # type: ignore[assignment]
+    return str(problem)

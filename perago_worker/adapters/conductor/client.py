@@ -1,13 +1,27 @@
-"""The HTTP client: where Conductor is, whom to trust, through which proxy, how many connections."""
+"""Connections to Conductor: where it is, whom to trust, through which proxy, how long they last."""
 
 from __future__ import annotations
 
-import logging
 import ssl
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
 
-import httpx
+import certifi
+from urllib3 import (
+    BaseHTTPResponse,
+    HTTPConnectionPool,
+    HTTPSConnectionPool,
+    PoolManager,
+    ProxyManager,
+    Timeout,
+)
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.util import make_headers, parse_url
 
 from perago_worker._version import __version__
 from perago_worker.errors import ConfigError, ConfigProblem
@@ -19,13 +33,19 @@ Where the server closes first, a request can run into the closing connection, an
 is lost. Source: Conductor 3.32.1 and common load balancers close after 60 seconds.
 """
 
-# One call per slot, poller and heartbeat at a time: the worker's own limits bound it, and a call
-# that waits for a connection would wait at the expense of a lease.
-_LIMITS = httpx.Limits(
-    max_connections=None, max_keepalive_connections=256, keepalive_expiry=KEEPALIVE_S
-)
+KEPT_CONNECTIONS = 256
+"""How many idle connections are kept. How many there are is not bounded here: one call per slot,
+poller and heartbeat at a time, the worker's own limits bound it, and a call that waits for a
+connection would wait at the expense of a lease."""
 
-_HEADERS = {"Accept": "*/*", "User-Agent": f"perago-worker/{__version__}"}
+LARGE_BODY_BYTES = 1 << 16
+"""From here on a body may not fit into what the kernel takes at once."""
+
+_HEADERS = {
+    "Accept": "*/*",
+    "Accept-Encoding": "gzip, deflate",
+    "User-Agent": f"perago-worker/{__version__}",
+}
 
 
 @dataclass(frozen=True)
@@ -54,44 +74,162 @@ class ConductorSettings:
         return url if url.endswith("/api") else f"{url}/api"
 
 
-def open_client(settings: ConductorSettings) -> httpx.Client:
-    """Return a client for paths below the API's root; it connects on first use.
+class Client:
+    """Sends requests to one server over connections that are kept. Safe from any thread."""
 
-    Proxies are those of the environment (HTTPS_PROXY, NO_PROXY, ...), and so is SSL_CERT_FILE
-    unless a `ca_file` is given.
+    def __init__(self, url: str, *, trust: ssl.SSLContext | None = None) -> None:
+        """Prepare; it connects on first use.
+
+        Proxies are those of the environment (HTTPS_PROXY, NO_PROXY, ...).
+
+        Args:
+            url: What the targets of requests come after; name and password in it are sent along.
+            trust: For an address of https.
+
+        Raises:
+            ValueError: The address or the environment's proxy cannot be used.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("the address has to begin with http:// or https:// and a host")
+        host = parts.netloc.rpartition("@")[2]
+        proxy = _proxy_for(parts.scheme, host)
+        manager = _manager(proxy, trust)
+        manager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+        self._pool = manager.connection_from_url(f"{parts.scheme}://{host}")
+        # What goes to a proxy as it is names the server, what goes through it does not.
+        forwarded = proxy is not None and parts.scheme == "http"
+        self._prefix = (f"http://{host}" if forwarded else "") + parts.path.rstrip("/")
+        self._headers = {**_HEADERS, **_authorization(parts.username, parts.password)}
+        if forwarded:
+            self._headers["Host"] = host
+
+    def open(
+        self,
+        method: str,
+        target: str,
+        *,
+        content: bytes | None,
+        headers: Mapping[str, str],
+        connect_s: float,
+        answer_s: float,
+    ) -> BaseHTTPResponse:
+        """Send a request and return its answer, of which only the head is read.
+
+        Args:
+            target: Path and query, quoted.
+            connect_s: Longest time for connecting.
+            answer_s: Longest silence of the server.
+
+        Raises:
+            urllib3.exceptions.HTTPError: There is none.
+        """
+        if content is not None and len(content) >= LARGE_BODY_BYTES:
+            connect_s = max(connect_s, answer_s)  # a new connection sends under this limit, too
+        # The one server's pool itself: choosing among servers, following redirects and trying
+        # again is not wanted, and is a good part of what a request costs.
+        return self._pool.urlopen(
+            method,
+            self._prefix + target,
+            body=content,
+            headers={**self._headers, **headers},
+            timeout=Timeout(connect=connect_s, read=answer_s),
+            retries=False,
+            redirect=False,
+            assert_same_host=False,
+            preload_content=False,
+        )
+
+    def close(self) -> None:
+        """Close idle connections now and busy ones when their calls end. Idempotent."""
+        self._pool.close()
+
+
+def open_client(settings: ConductorSettings) -> Client:
+    """Return a client for targets below the API's root.
 
     Raises:
         ConfigError: The address, the CA file or the environment's proxy cannot be used.
     """
-    # It logs each request with its address, at INFO; addresses can hold credentials.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    trust = _trust(settings)
     try:
-        return httpx.Client(
-            base_url=settings.api_url,
-            verify=_trust(settings),
-            limits=_LIMITS,
-            headers=_HEADERS,
-        )
-    except (httpx.InvalidURL, ImportError, ValueError) as problem:
+        return Client(settings.api_url, trust=trust)
+    except ValueError as problem:
         message = (
             f"no HTTP client can be made of the address and the environment's proxy: {problem}"
         )
         raise ConfigError([ConfigProblem("", "queue.url", message)]) from problem
 
 
-def open_outside_client() -> httpx.Client:
-    """Return a client for addresses elsewhere, for which `ca_file` does not vouch."""
-    return httpx.Client(headers=_HEADERS)
-
-
-def _trust(settings: ConductorSettings) -> ssl.SSLContext | bool:
+def _trust(settings: ConductorSettings) -> ssl.SSLContext | None:
     if not settings.url.lower().startswith("https:"):
-        # Reading the usual certificates takes a seventh of a second, and plain HTTP looks at none.
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        return None
     if settings.ca_file is None:
-        return True
+        return usual_trust()
     try:
         return ssl.create_default_context(cafile=settings.ca_file)
     except (OSError, ssl.SSLError) as problem:
         where, message = str(settings.ca_file), f"holds no certificates that can be read: {problem}"
         raise ConfigError([ConfigProblem(where, "queue.ca_file", message)]) from problem
+
+
+def usual_trust() -> ssl.SSLContext:
+    """Trust the system's certificates, SSL_CERT_FILE and SSL_CERT_DIR included, and certifi's.
+
+    Not every system has any.
+    """
+    context = ssl.create_default_context()
+    context.load_verify_locations(certifi.where())
+    return context
+
+
+def _proxy_for(scheme: str, host: str) -> str | None:
+    """Return the address of the environment's proxy for a server; None for none."""
+    proxies = getproxies_environment()
+    proxy = proxies.get(scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(host):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _manager(proxy: str | None, trust: ssl.SSLContext | None) -> PoolManager:
+    options: dict[str, Any] = {"maxsize": KEPT_CONNECTIONS, "ssl_context": trust}
+    if proxy is None:
+        return PoolManager(**options)
+    auth = parse_url(proxy).auth
+    headers = make_headers(proxy_basic_auth=unquote(auth)) if auth else None
+    return ProxyManager(proxy, proxy_headers=headers, **options)
+
+
+def _authorization(user: str | None, password: str | None) -> Mapping[str, str]:
+    if not user and not password:
+        return {}
+    return make_headers(basic_auth=f"{unquote(user or '')}:{unquote(password or '')}")
+
+
+class _Aging(HTTPConnection):
+    """A connection that counts as lost when it has not been used for a while."""
+
+    _answered_at = 0.0
+
+    @property
+    def is_connected(self) -> bool:
+        """Asked by the pool before it hands the connection out; it then connects anew."""
+        return time.monotonic() - self._answered_at < KEEPALIVE_S and super().is_connected
+
+    def getresponse(self) -> Any:
+        response = super().getresponse()
+        self._answered_at = time.monotonic()
+        return response
+
+
+class _AgingSecure(_Aging, HTTPSConnection):
+    """The same with TLS."""
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Aging
+
+
+class _SecurePool(HTTPSConnectionPool):
+    ConnectionCls = _AgingSecure

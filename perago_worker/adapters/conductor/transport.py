@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
-import httpx
+from urllib3 import BaseHTTPResponse
 
 from perago_worker.adapters.conductor.answers import Answer, translated
 from perago_worker.adapters.conductor.auth import TokenSource
 from perago_worker.adapters.conductor.client import (
+    Client,
     ConductorSettings,
     open_client,
-    open_outside_client,
+    usual_trust,
 )
 from perago_worker.errors import QueueRefused, QueueUnavailable
 from perago_worker.events import Listener, RequestFinished
@@ -42,6 +44,8 @@ OPERATIONS: Mapping[tuple[str, str], str] = {
 }
 """Words for what requests ask for, by method and route; all others are `other`."""
 
+READ_BYTES = 1 << 16
+
 _JSON_BODY: Mapping[str, str] = {"Content-Type": "application/json"}
 
 
@@ -50,7 +54,7 @@ class Request:
     """One request, to be sent once.
 
     Attributes:
-        path: Below the API's root, quoted; or a whole address elsewhere.
+        path: Below the client's root, quoted.
         timeout_s: Seconds for the answer once connected; None is the configured time.
         limit: Bytes the answer may have; None is any number.
         route: The path with placeholders for its values, for counting; `path` unless given.
@@ -103,11 +107,13 @@ class Transport:
 
         No token goes there. An answer of more than `limit` bytes is refused.
         """
-        request = Request("GET", url, limit=limit)
-        if url.startswith(f"{self._settings.api_url}/"):
-            return self._once(request, None).json()
-        with open_outside_client() as client:
-            return self._once(request, None, client=client).json()
+        root = self._settings.api_url
+        if url.startswith(f"{root}/"):
+            return self._once(Request("GET", url.removeprefix(root), limit=limit), None).json()
+        parts = urlsplit(url)
+        target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        with translated("GET of a payload"), closing(_outside_client(parts)) as client:
+            return self._once(Request("GET", target, limit=limit), None, client=client).json()
 
     # What the SDK's resource classes call ---------------------------------------------------------
 
@@ -158,9 +164,7 @@ class Transport:
 
     # ----------------------------------------------------------------------------------------------
 
-    def _once(
-        self, request: Request, token: str | None, *, client: httpx.Client | None = None
-    ) -> Answer:
+    def _once(self, request: Request, token: str | None, *, client: Client | None = None) -> Answer:
         started_at = self._clock.now()
         status = 0
         try:
@@ -182,41 +186,50 @@ class Transport:
         )
 
     def _exchange(
-        self, request: Request, token: str | None, *, client: httpx.Client | None = None
+        self, request: Request, token: str | None, *, client: Client | None = None
     ) -> Answer:
         call = f"{request.method} {request.path.partition('?')[0]}"
         connect_s = self._settings.connect_timeout_s
         answer_s = self._settings.request_timeout_s
         if request.timeout_s is not None:
             answer_s = request.timeout_s
+        query = urlencode(request.params, quote_via=quote, safe="") if request.params else ""
+        headers = request.headers
+        if token:
+            headers = {**headers, "X-Authorization": token}
         with translated(call):
             deadline = self._clock.now() + connect_s + answer_s
-            with (client or self._client).stream(
+            response = (client or self._client).open(
                 request.method,
-                request.path,
-                params=list(request.params) or None,
+                f"{request.path}?{query}" if query else request.path,
                 content=request.content,
-                headers={**request.headers, **({"X-Authorization": token} if token else {})},
-                timeout=httpx.Timeout(answer_s, connect=connect_s),
-            ) as response:
+                headers=headers,
+                connect_s=connect_s,
+                answer_s=answer_s,
+            )
+            try:
                 body = self._read(response, call, deadline, request.limit)
+            finally:
+                # Closes the connection of an answer that was not read to its end, and no other.
+                response.close()
         return Answer(
             call=call,
-            status=response.status_code,
+            status=response.status,
             content_type=response.headers.get("content-type", "").partition(";")[0].strip().lower(),
             date=response.headers.get("date", ""),
             body=body,
         )
 
     def _read(
-        self, response: httpx.Response, call: str, deadline: float, limit: int | None
+        self, response: BaseHTTPResponse, call: str, deadline: float, limit: int | None
     ) -> bytes:
         body = bytearray()
-        for chunk in response.iter_bytes():
+        # As much as has arrived, and no waiting for more: each read is timed by itself, so that an
+        # answer that trickles would never end.
+        while chunk := response.read1(READ_BYTES):
             body += chunk
             if limit is not None and len(body) > limit:
                 raise QueueRefused(f"{call}: the answer has more than {limit} bytes")
-            # httpx times each read by itself, so that an answer that trickles would never end.
             if self._clock.now() > deadline:
                 raise QueueUnavailable(f"{call}: the answer did not end in time")
         return bytes(body)
@@ -235,3 +248,9 @@ class Transport:
         if not isinstance(token, str) or not token:
             raise QueueUnavailable("POST /token: answered without a token")
         return token
+
+
+def _outside_client(parts: SplitResult) -> Client:
+    """Return a client for a server elsewhere, for which `ca_file` does not vouch."""
+    trust = usual_trust() if parts.scheme == "https" else None
+    return Client(f"{parts.scheme}://{parts.netloc}", trust=trust)
