@@ -364,16 +364,23 @@ def build_supervisor(
     return supervisor
 
 
-def _attempt_settings(config: WorkerConfig, definition: TaskDefinition) -> AttemptSettings:
+def budget_of(config: WorkerConfig, definition: TaskDefinition) -> Budget:
+    """Return the times of a task: its own, or those of the configuration."""
     declared = definition.controls.publish_budget
+    if declared is not None:
+        return Budget.of(declared)
     defaults = config.publish
-    budget = Budget(
+    return Budget(
         merge_s=defaults.merge_timeout,
         completion_s=defaults.completion_timeout,
         heartbeat_s=defaults.heartbeat_interval,
     )
+
+
+def _attempt_settings(config: WorkerConfig, definition: TaskDefinition) -> AttemptSettings:
+    defaults = config.publish
     return AttemptSettings(
-        budget=budget if declared is None else Budget.of(declared),
+        budget=budget_of(config, definition),
         limits=Limits(objects=config.workspace.max_objects, bytes=config.workspace.max_bytes),
         transfer_threads=config.workspace.transfer_connections,
         body_timeout_s=config.task(definition.name).body_timeout,

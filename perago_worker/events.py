@@ -287,6 +287,7 @@ class RequestFinished(Event):
         route: Its path with placeholders, without values.
         status: Of the answer; 0 when none came.
         seconds: Until the answer, or until nothing more was waited for.
+        date: The answer's Date header as it came, the server's clock; empty when there was none.
     """
 
     service: Literal["conductor", "lakefs"]
@@ -295,6 +296,7 @@ class RequestFinished(Event):
     route: str
     status: int
     seconds: float
+    date: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import typer
 from perago_worker._version import __version__
 from perago_worker.cli.check import check
 from perago_worker.cli.config import config_app
+from perago_worker.cli.doctor import doctor
 from perago_worker.cli.exits import Commands, UsageError
 from perago_worker.cli.fence import fence_app
 from perago_worker.cli.gc import gc
@@ -35,6 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 app.command()(check)
+app.command()(doctor)
 app.add_typer(taskdef_app, name="taskdef")
 app.add_typer(fence_app, name="fence")
 app.command()(submit)

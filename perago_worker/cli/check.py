@@ -19,6 +19,7 @@ from perago_worker.cli.exits import Exit, exit_code
 from perago_worker.cli.options import ConfigOption, config_path, opened_queue, refusals_of
 from perago_worker.config import WorkerConfig, load_config
 from perago_worker.errors import ConfigError, ConfigProblem, PeragoError
+from perago_worker.events import Listener
 from perago_worker.taskdef import build_taskdef
 
 T = TypeVar("T")
@@ -122,7 +123,7 @@ def check(
     """
     report = Report()
     path = config_path(ctx, config)
-    loaded = report.run("config", lambda: _load(path))
+    loaded = report.run("config", lambda: look_at_config(path))
     if loaded is not None:
         _check_loaded(report, loaded, connect=connect)
     if format_ is Format.JSON:
@@ -135,30 +136,33 @@ def check(
 def _check_loaded(report: Report, config: WorkerConfig, *, connect: bool) -> None:
     for problem in config.warnings:
         report.warn("config", problem.message, where=problem.where, key=problem.key)
-    definitions = report.run("tasks", lambda: _tasks(config))
-    report.run("folders", lambda: _folders(config))
+    definitions = report.run("tasks", lambda: look_at_tasks(config))
+    report.run("folders", lambda: look_at_folders(config))
     if connect:
-        registered = report.run("queue", lambda: _queue(config, definitions or {}))
+        registered = report.run("queue", lambda: look_at_queue(config, definitions or {}))
         if config.queue.kind != "local":  # the embedded queue learns definitions from its worker
-            _warn_of_drift(report, registered or {}, definitions or {})
-        report.run("store", lambda: _store(config))
+            warn_of_drift(report, registered or {}, definitions or {})
+        report.run("store", lambda: look_at_store(config))
 
 
 # --- one function for each thing that is looked at: its result, and a line about it ---------------
 
 
-def _load(path: Path) -> tuple[WorkerConfig, str]:
+def look_at_config(path: Path) -> tuple[WorkerConfig, str]:
+    """Load the configuration."""
     return load_config(path), str(path)
 
 
-def _tasks(config: WorkerConfig) -> tuple[dict[str, dict[str, Any]], str]:
+def look_at_tasks(config: WorkerConfig) -> tuple[dict[str, dict[str, Any]], str]:
+    """Import the modules; return the definitions of their tasks by name."""
     from perago_worker.bootstrap import load_tasks
 
     tasks = load_tasks(config)
     return {task.name: build_taskdef(task) for task in tasks}, ", ".join(t.name for t in tasks)
 
 
-def _folders(config: WorkerConfig) -> tuple[None, str]:
+def look_at_folders(config: WorkerConfig) -> tuple[None, str]:
+    """Look whether the folders that are needed are there, or can be made."""
     problems = [
         ConfigProblem(str(config.source), key, message)
         for key, path in _folders_of(config)
@@ -169,17 +173,22 @@ def _folders(config: WorkerConfig) -> tuple[None, str]:
     return None, "can be written to"
 
 
-def _queue(
-    config: WorkerConfig, names: Iterable[str]
+def look_at_queue(
+    config: WorkerConfig, names: Iterable[str], *, listener: Listener | None = None
 ) -> tuple[dict[str, dict[str, Any] | None], str]:
-    with opened_queue(config) as queue:
+    """Ask the queue; return what definitions are registered under names."""
+    with opened_queue(config, listener=listener) as queue:
         return {name: queue.taskdef(name) for name in names}, f"{config.queue.kind}, answers"
 
 
-def _store(config: WorkerConfig) -> tuple[None, str]:
+def look_at_store(config: WorkerConfig, *, listener: Listener | None = None) -> tuple[None, str]:
+    """Ask the store who we are."""
     from perago_worker.bootstrap import open_store
 
-    with refusals_of(config, "store"), closing(open_store(config)) as store:
+    with (
+        refusals_of(config, "store"),
+        closing(open_store(config, listener=listener)) as store,
+    ):
         store.ping()
     return None, f"{config.store.kind}, answers"
 
@@ -195,9 +204,27 @@ def _folders_of(config: WorkerConfig) -> Iterable[tuple[str, Path]]:
         yield "store.path", config.store.path
 
 
+def nearest_that_is_there(path: Path) -> Path:
+    """Return a path, or the nearest of the folders above it that exists.
+
+    Raises:
+        OSError: One of them cannot be entered.
+    """
+    for place in (path, *path.parents):
+        try:
+            place.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        return place
+    return path
+
+
 def _unwritable(path: Path) -> str | None:
     """Tell why nothing can be written to a folder, which may have to be made first."""
-    nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+    try:
+        nearest = nearest_that_is_there(path)
+    except OSError as error:
+        return f"{path} cannot be looked at by this user: {error.strerror}"
     if not nearest.is_dir():
         return f"{nearest} is a file; expected a folder"
     if not os.access(nearest, os.W_OK | os.X_OK):
@@ -205,11 +232,12 @@ def _unwritable(path: Path) -> str | None:
     return None
 
 
-def _warn_of_drift(
+def warn_of_drift(
     report: Report,
     registered: dict[str, dict[str, Any] | None],
     definitions: dict[str, dict[str, Any]],
 ) -> None:
+    """Note definitions that are not registered, or registered otherwise."""
     for name, known in registered.items():
         if known is None:
             report.warn("queue", f"{name} is not registered; see perago-worker taskdef register")

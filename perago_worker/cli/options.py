@@ -19,6 +19,7 @@ from perago_worker.adapters.system import SystemClock
 from perago_worker.cli.exits import ServiceRefusedError, UsageError
 from perago_worker.config import WorkerConfig, load_config, nearest
 from perago_worker.errors import ConfigError, ConfigProblem, QueueRefused, StoreRefused
+from perago_worker.events import Listener
 from perago_worker.ports import TaskQueue
 from perago_worker.task import TaskDefinition
 
@@ -98,7 +99,7 @@ def _no_such_task(name: str, known: list[str]) -> str:
 
 
 @contextmanager
-def opened_queue(config: WorkerConfig) -> Iterator[TaskQueue]:
+def opened_queue(config: WorkerConfig, *, listener: Listener | None = None) -> Iterator[TaskQueue]:
     """Open the configured queue, make sure that it lets us in, and close it afterwards.
 
     Raises:
@@ -109,7 +110,9 @@ def opened_queue(config: WorkerConfig) -> Iterator[TaskQueue]:
     from perago_worker.bootstrap import open_queue
 
     with refusals_of(config, "queue"):
-        queue = open_queue(config, worker_id="perago-worker-cli", clock=SystemClock())
+        queue = open_queue(
+            config, worker_id="perago-worker-cli", clock=SystemClock(), listener=listener
+        )
     with closing(queue):
         with refusals_of(config, "queue"):
             queue.ping()

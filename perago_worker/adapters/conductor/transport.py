@@ -166,15 +166,15 @@ class Transport:
 
     def _once(self, request: Request, token: str | None, *, client: Client | None = None) -> Answer:
         started_at = self._clock.now()
-        status = 0
+        status, date = 0, ""
         try:
             answer = self._exchange(request, token, client=client)
-            status = answer.status
+            status, date = answer.status, answer.date
         finally:
-            self._tell(request, status, self._clock.now() - started_at)
+            self._tell(request, status, self._clock.now() - started_at, date)
         return answer
 
-    def _tell(self, request: Request, status: int, seconds: float) -> None:
+    def _tell(self, request: Request, status: int, seconds: float, date: str) -> None:
         if self._listener is None:
             return
         route = request.route or request.path
@@ -182,7 +182,7 @@ class Transport:
         if operation == "other":
             route = ""  # an address from elsewhere: it may hold anything
         self._listener.on_event(
-            RequestFinished("conductor", operation, request.method, route, status, seconds)
+            RequestFinished("conductor", operation, request.method, route, status, seconds, date)
         )
 
     def _exchange(

@@ -26,10 +26,10 @@ def _measured(pool: Any, base_path: str, listener: Listener) -> Any:
     class Measured(pool):  # type: ignore[misc]  # one of urllib3's own
         def urlopen(self, method: str, url: str, *args: Any, **options: Any) -> Any:
             started_at = time.monotonic()
-            status = 0
+            status, date = 0, ""
             try:
                 response = super().urlopen(method, url, *args, **options)
-                status = response.status
+                status, date = response.status, response.headers.get("Date", "")
             finally:
                 listener.on_event(
                     RequestFinished(
@@ -39,6 +39,7 @@ def _measured(pool: Any, base_path: str, listener: Listener) -> Any:
                         route="",
                         status=status,
                         seconds=time.monotonic() - started_at,
+                        date=date,
                     )
                 )
             return response
