@@ -140,15 +140,23 @@ class Worker:
 
 @contextmanager
 def started_worker(
-    config: Path, *arguments: str, env: Mapping[str, str] | None = None
+    config: Path,
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> Iterator[Worker]:
-    """Start a worker; kill it at the end of the block if it still runs."""
+    """Start a worker; kill it at the end of the block if it still runs.
+
+    Args:
+        cwd: Where to start it, which is also where Python finds the worker's package first.
+    """
     process = subprocess.Popen(
         command(config, *arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, **(env or {})},
+        cwd=cwd,
     )
     try:
         yield Worker(process)

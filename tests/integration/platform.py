@@ -23,7 +23,7 @@ ENDED = {"COMPLETED", "FAILED", "TERMINATED", "TIMED_OUT"}
 
 CONFIG = """
 [worker]
-modules = ["tests.tasks.probe"]
+modules = ["{modules}"]
 python_path = ["{root}"]
 drain_timeout = "60s"
 kill_grace = "1s"
@@ -69,8 +69,21 @@ class Platform:
         self.lakefs.close()
         self.conductor.close()
 
-    def write_config(self, folder: Path, *, heartbeat: str = "1s", extra: str = "") -> Path:
-        """Write a worker's configuration."""
+    def write_config(
+        self,
+        folder: Path,
+        *,
+        heartbeat: str = "1s",
+        extra: str = "",
+        modules: str = "tests.tasks.probe",
+        root: Path = REPOSITORY_ROOT,
+    ) -> Path:
+        """Write a worker's configuration.
+
+        Args:
+            modules: The module with tasks.
+            root: Where to import it from.
+        """
         (folder / "id").write_text(self.lakefs_access.access_key_id)
         (folder / "key").write_text(self.lakefs_access.secret_access_key)
         for secret in ("id", "key"):
@@ -78,7 +91,8 @@ class Platform:
         config = folder / "worker.toml"
         config.write_text(
             CONFIG.format(
-                root=REPOSITORY_ROOT,
+                modules=modules,
+                root=root,
                 conductor=self.conductor_url,
                 domain=self.domain,
                 lakefs=self.lakefs_access.endpoint,

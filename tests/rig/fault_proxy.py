@@ -115,7 +115,7 @@ class FaultProxy:
         with self._lock:
             return list(self._sent)
 
-    def note(self, method: str, target: str) -> tuple[Sent, str]:
+    def note(self, method: str, target: str, body: bytes) -> tuple[Sent, str]:
         """Take note of a request; return it, and what is to happen to it."""
         call = call_of(method, target)
         with self._lock:
@@ -194,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
         def pass_on() -> Answer:
             return _ask(self.proxy, method, target, headers, body)
 
-        _, action = self.proxy.note(method, target)
+        _, action = self.proxy.note(method, target, body)
         if action:
             ACTIONS[action](self, pass_on)
         else:
