@@ -299,15 +299,15 @@ def build_supervisor(
 
     def make_poller(definition: TaskDefinition) -> Poller:
         def make_tools() -> Tools:
-            return Tools(
+            return tools_of(
+                config,
+                definition,
                 queue=queue,
                 store=store,
                 clock=clock,
                 listener=listener,
                 directories=directories,
-                body=_make_body(config, definition, listener),
-                settings=_attempt_settings(config, definition),
-                redact=redactor.text,
+                redactor=redactor,
                 shut_down=shutdown.now,
             )
 
@@ -362,6 +362,32 @@ def build_supervisor(
     )
     watching.look_at(supervisor, config.workspace.root)
     return supervisor
+
+
+def tools_of(
+    config: WorkerConfig,
+    definition: TaskDefinition,
+    *,
+    queue: TaskQueue,
+    store: WorkspaceStore,
+    clock: Clock,
+    listener: Listener,
+    directories: AttemptDirectories,
+    redactor: Redactor,
+    shut_down: threading.Event,
+) -> Tools:
+    """Return what attempts of one slot work with, as the configuration has it."""
+    return Tools(
+        queue=queue,
+        store=store,
+        clock=clock,
+        listener=listener,
+        directories=directories,
+        body=_make_body(config, definition, listener),
+        settings=_attempt_settings(config, definition),
+        redact=redactor.text,
+        shut_down=shut_down,
+    )
 
 
 def budget_of(config: WorkerConfig, definition: TaskDefinition) -> Budget:

@@ -128,6 +128,7 @@ def test_sigterm_lets_the_running_body_finish_and_publish(
     assert leftovers(config) == []
 
 
+@pytest.mark.key("worker.drain_timeout", "worker.kill_grace")
 def test_sigterm_past_the_drain_timeout_gives_the_task_back(data: Path, tmp_path: Path) -> None:
     """The body is ended, nothing is published, no retry is used, the task waits in the queue."""
     config = write_local_config(tmp_path, drain_timeout="100ms")
@@ -199,6 +200,7 @@ def _runs(pid: int) -> bool:
     return state != "Z"
 
 
+@pytest.mark.key("logging.format", "logging.level", "publish.heartbeat_interval")
 def test_deaf_body_does_not_delay_heartbeats(config: Path, data: Path, tmp_path: Path) -> None:
     """A body that holds the interpreter and ignores SIGTERM keeps its lease of three seconds."""
     begun = tmp_path / "begun"
@@ -218,6 +220,7 @@ def test_deaf_body_does_not_delay_heartbeats(config: Path, data: Path, tmp_path:
     assert record["poll_count"] == 1
 
 
+@pytest.mark.key("http.listen")
 def test_probes_and_metrics(config: Path) -> None:
     with started_worker(config) as worker:
         address = _address(worker)

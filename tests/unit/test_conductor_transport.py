@@ -425,6 +425,7 @@ class TestLostAnswers:
 
 
 class TestTime:
+    @pytest.mark.key("queue.request_timeout")
     def test_no_answer(self, wire: Wire, open_queue: Callable[..., ConductorQueue]) -> None:
         over = threading.Event()
 
@@ -898,6 +899,7 @@ class TestCertificates:
         )
         return certificate, key
 
+    @pytest.mark.key("queue.ca_file")
     def test_of_the_ca_file_are_trusted(
         self,
         wire: Wire,

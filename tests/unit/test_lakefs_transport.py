@@ -179,6 +179,7 @@ def test_a_redirect_is_not_followed(
 
 
 @each_call
+@pytest.mark.key("store.request_timeout")
 def test_silence_ends_a_call(
     serve: Any,
     store_over: Any,
@@ -212,6 +213,7 @@ def test_silence_within_an_object_ends_its_download(
         store.read("data", COMMIT, "a", io.BytesIO())
 
 
+@pytest.mark.key("publish.merge_timeout")
 def test_a_merge_waits_for_as_long_as_it_is_told(serve: Any, store_over: Any) -> None:
     """The merge has a budget of its own, longer than that of other calls."""
     slow = threading.Event()

@@ -375,6 +375,7 @@ def test_a_level_leaves_out_what_is_less_important() -> None:
     assert [line["event"] for line in found] == ["poll.finished"]
 
 
+@pytest.mark.key("logging.levels")
 def test_single_loggers_can_have_levels_of_their_own() -> None:
     stream = io.StringIO()
     configure_logging(

@@ -64,6 +64,7 @@ def carry_out(
 
 
 class TestSentinel:
+    @pytest.mark.key("publish.sentinel")
     def test_is_written_where_merges_are_only_verified(self, here: Rig) -> None:
         _, outcome = carry_out(here, "verify", sentinel=True)
 
@@ -102,6 +103,7 @@ class TestSentinel:
 
 
 class TestRequiredFence:
+    @pytest.mark.key("publish.require_fence")
     def test_that_is_missing_ends_the_task_before_any_work(self, here: Rig) -> None:
         lease, outcome = carry_out(here, "verify", require_fence=True)
 

@@ -610,6 +610,7 @@ class TestRetry:
         assert statuses(here) == ["IN_PROGRESS"]
         return ran
 
+    @pytest.mark.key("publish.on_abandoned")
     def test_a_published_result_that_was_never_reported_is_adopted(
         self, here: Rig, run: Run
     ) -> None:

@@ -419,6 +419,7 @@ class TestConfinement:
             "socket",
         ]
 
+    @pytest.mark.key("worker.child_memory_limit")
     def test_memory_is_limited(self, obedient: Child) -> None:
         reply = obedient.run(code="bytearray(2 << 30)")
 
