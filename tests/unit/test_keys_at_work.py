@@ -202,6 +202,11 @@ class Here:
         }
 
 
+def detail(outcome: Outcome) -> dict[str, Any]:
+    assert outcome.output is not None
+    return dict(outcome.output["result"]["detail"])
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -276,7 +281,7 @@ def test_bodies_see_the_variables_that_are_named(
 
     (outcome,) = here.run(here.config('worker.body_env = ["SEEN"]'), do="environment")
 
-    seen = outcome.output["result"]["detail"]["environment"]
+    seen = detail(outcome)["environment"]
     assert "SEEN" in seen
     assert "UNSEEN" not in seen
 
@@ -474,8 +479,7 @@ def test_lakefs_is_spoken_to_as_is_said(here: Here, monkeypatch: pytest.MonkeyPa
 def test_attempts_have_their_files_below_the_root(here: Here) -> None:
     (outcome,) = here.run(here.config('workspace.root = "w"'), do="environment")
 
-    cwd = outcome.output["result"]["detail"]["cwd"]
-    assert Path(cwd).is_relative_to(here.folder / "w")
+    assert Path(detail(outcome)["cwd"]).is_relative_to(here.folder / "w")
 
 
 @pytest.mark.key("workspace.max_objects", "workspace.max_bytes")
