@@ -6,8 +6,6 @@ import logging
 import threading
 from typing import Any
 
-import structlog
-
 from perago_worker.events import (
     AttemptFinished,
     AttemptStarted,
@@ -29,6 +27,7 @@ from perago_worker.events import (
     WorkspaceNotKept,
 )
 from perago_worker.models import Lease
+from perago_worker.telemetry.lines import Lines
 
 _FINISHED_LEVELS = {
     "completed": logging.INFO,
@@ -43,8 +42,8 @@ _FINISHED_LEVELS = {
 class EventLog:
     """A listener that writes log lines. Safe from any thread."""
 
-    def __init__(self, logger: structlog.stdlib.BoundLogger | None = None) -> None:
-        self._log = logger or structlog.stdlib.get_logger("perago_worker")
+    def __init__(self) -> None:
+        self._log = Lines("perago_worker")
         self._lock = threading.Lock()
         self._failing: set[str] = set()
 
@@ -106,7 +105,7 @@ class EventLog:
                 self._log.info("worker.state_changed", state=state, **given(detail=detail))
 
     def _poll_finished(self, event: PollFinished) -> None:
-        fields = {"task": event.task_type, "seconds": _rounded(event.seconds)}
+        fields: dict[str, Any] = {"task": event.task_type, "seconds": _rounded(event.seconds)}
         with self._lock:
             recovered = event.outcome != "error" and event.task_type in self._failing
             if event.outcome == "error":
@@ -127,6 +126,8 @@ class EventLog:
         self._log.debug("poll.finished", **fields, outcome=event.outcome, count=event.count)
 
     def _step_finished(self, event: StepFinished) -> None:
+        if not self._log.wants(logging.DEBUG):
+            return
         self._log.debug(
             "step.finished",
             **identity(event.lease),
@@ -142,7 +143,7 @@ class EventLog:
             "attempt.finished",
             **identity(event.lease),
             outcome=outcome.kind,
-            code=outcome.code,
+            code=str(outcome.code),
             seconds=_rounded(event.seconds),
             reported=event.reported,
             **given(reason=outcome.reason, output_ref=outcome.output_ref, exception=event.error),

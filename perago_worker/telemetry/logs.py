@@ -6,6 +6,7 @@ ours and pass the same redaction. What happens in the worker becomes lines in `e
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -27,6 +28,8 @@ NOISY_LIBRARIES = ("httpx", "httpcore", "urllib3", "conductor", "lakefs_sdk", "a
 
 BARS_LEVELS = frozenset({"debug", "info"})
 """Those who ask for less than these want to see less."""
+
+_ENCODER = json.JSONEncoder()
 
 _FIRST = ("timestamp", "level", "event")
 
@@ -118,7 +121,7 @@ def _shared_processors() -> list[Processor]:
 
 
 def _json_processors() -> list[Processor]:
-    return [_lead_with_the_event, structlog.processors.JSONRenderer()]
+    return [_lead_with_the_event, _render_json]
 
 
 def _console_processors(*, colours: bool) -> list[Processor]:
@@ -137,9 +140,15 @@ def _lead_with_the_event(_: WrappedLogger, __: str, event: EventDict) -> EventDi
     return {key: event[key] for key in _FIRST if key in event} | dict(event)
 
 
+def _render_json(_: WrappedLogger, __: str, event: EventDict) -> str:
+    return _ENCODER.encode(event)  # redaction has left plain types only
+
+
 def _redact_with(redactor: Redactor) -> Processor:
     def redact(_: WrappedLogger, __: str, event: EventDict) -> Mapping[str, Any]:
-        return redactor.fields(event)
+        # Ours in every line, and full of colons, which would look like something to hide.
+        timestamp = event.pop("timestamp")
+        return {**redactor.fields(event), "timestamp": timestamp}
 
     return redact
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
 from perago_worker.config import Redactor
 from perago_worker.events import (
@@ -569,6 +571,23 @@ def test_fields_that_are_called_secrets_are_hidden() -> None:
         "headers": {"Authorization": "[redacted]", "n": 1},
         "secrets": 2,
         "ok": None,
+    }
+
+
+@given(
+    texts=st.lists(st.text(), min_size=1, max_size=6),
+    secret=st.text(min_size=1),
+    place=st.integers(min_value=0),
+)
+def test_one_look_at_all_fields_finds_what_a_look_at_each_does(
+    texts: list[str], secret: str, place: int
+) -> None:
+    texts[place % len(texts)] += secret
+    redactor = Redactor([secret])
+    fields = {f"field{number}": text for number, text in enumerate(texts)} | {"n": 1, secret: None}
+
+    assert redactor.fields(fields) == {
+        redactor.text(name): redactor.value(value) for name, value in fields.items()
     }
 
 

@@ -1,0 +1,65 @@
+"""Writes a line for an event, at a fraction of what a call of structlog's loggers takes.
+
+Lines look the same and go the same way, through the formatters, levels and redaction of `logs`.
+What is left out is what helps callers that are not known: finding out who called, formatting
+arguments, rendering exceptions.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+from structlog.contextvars import get_contextvars
+
+_NAMES = {
+    logging.DEBUG: "debug",
+    logging.INFO: "info",
+    logging.WARNING: "warning",
+    logging.ERROR: "error",
+}
+
+
+class Lines:
+    """Writes lines of one logger. Safe from any thread.
+
+    Args:
+        name: Of the logger, whose level counts.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def wants(self, level: int) -> bool:
+        """Whether lines of this level are written."""
+        return self._logger.isEnabledFor(level)
+
+    def debug(self, event: str, /, **fields: Any) -> None:
+        """Write a line for those who look for a fault."""
+        self.log(logging.DEBUG, event, **fields)
+
+    def info(self, event: str, /, **fields: Any) -> None:
+        """Write a line about what is as it should be."""
+        self.log(logging.INFO, event, **fields)
+
+    def warning(self, event: str, /, **fields: Any) -> None:
+        """Write a line about what somebody should look at some time."""
+        self.log(logging.WARNING, event, **fields)
+
+    def error(self, event: str, /, **fields: Any) -> None:
+        """Write a line about what is not as it should be."""
+        self.log(logging.ERROR, event, **fields)
+
+    def log(self, level: int, event: str, /, **fields: Any) -> None:
+        """Write a line of a level of the standard library's."""
+        logger = self._logger
+        if not logger.isEnabledFor(level):
+            return
+        name = _NAMES[level]
+        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        line = {**get_contextvars(), **fields, "event": event, "level": name, "timestamp": now}
+        record = logging.LogRecord(logger.name, level, "", 0, line, None, None)
+        # How structlog's formatter knows that the message holds fields.
+        record._logger, record._name = logger, name
+        logger.handle(record)
