@@ -27,7 +27,7 @@ from perago_worker.attempt.body.runner import BodyRunner
 from perago_worker.attempt.body.thread import ThreadBody
 from perago_worker.attempt.budget import Budget
 from perago_worker.attempt.context import Attempt, AttemptSettings, Tools
-from perago_worker.attempt.directories import SHELF_NAME, AttemptDirectories
+from perago_worker.attempt.directories import SHELF_NAME, SPARE_NAME, AttemptDirectories
 from perago_worker.attempt.lease_keeper import LeaseKeeper
 from perago_worker.attempt.stop import StopToken
 from perago_worker.attempt.task_log import TaskLog
@@ -382,7 +382,7 @@ class Rig:
         """Return what attempts have left behind, but for what is kept: stages and directories."""
         home = self.root / "work" / "owner"
         names = {each.name for each in home.iterdir() if each.is_dir()}
-        directories = sorted(names - {SHELF_NAME})
+        directories = sorted(names - {SHELF_NAME, SPARE_NAME})
         return [*self.local_store.stages(REPOSITORY), *directories]
 
 

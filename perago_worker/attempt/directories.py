@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +23,12 @@ from perago_worker.errors import ConfigError, ConfigProblem
 SHELF_NAME = "warm"
 """Folder of the workspaces that are kept, beside those of attempts."""
 
+SPARE_NAME = "spare"
+"""Folder of the empty scratch directories that are lent to attempts without a workspace."""
+
 LOCK_NAME = "owner.lock"
+
+SCRATCH_MODE = 0o700
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,8 @@ class AttemptDirectory:
     """Where one attempt works.
 
     Attributes:
-        workspace: Holds the workspace's files and nothing else; handed to the body.
+        workspace: Holds the workspace's files and nothing else; handed to the body. Of a task
+            without one it does not exist.
         scratch: The body's working and temporary directory; nothing in it is published.
     """
 
@@ -54,6 +61,7 @@ class AttemptDirectories:
         self._root = root
         self._home = root / owner
         self.shelf = Shelf(self._home / SHELF_NAME, size=warm)
+        self._spare: list[Path] = []
         self._lock_fd: int | None = None
 
     def open(self) -> None:
@@ -90,6 +98,31 @@ class AttemptDirectories:
         finally:
             remove_tree(base)
 
+    @contextmanager
+    def scratch(self) -> Iterator[AttemptDirectory]:
+        """Lend a directory to an attempt without a workspace; it is empty.
+
+        One that nothing was put into is lent again: making and removing it would be a good part of
+        what an attempt that does little costs. Never to an attempt with a workspace, whose files
+        must not be within reach of what an earlier body may have left running.
+        """
+        try:
+            base = self._spare.pop()
+            # As making it would; and those who clean up what is old may have removed it.
+            os.utime(base)
+            os.utime(self._home)
+        except (IndexError, FileNotFoundError):
+            base = self._home / SPARE_NAME / uuid.uuid4().hex
+            base.parent.mkdir(mode=SCRATCH_MODE, exist_ok=True)
+            base.mkdir(mode=SCRATCH_MODE)
+        try:
+            yield AttemptDirectory(workspace=base / "workspace", scratch=base)
+        finally:
+            if _is_as_new(base):
+                self._spare.append(base)
+            else:
+                _remove(base)
+
     def remove_dead(self) -> list[str]:
         """Remove the directories of workers that are gone; return their names."""
         others = [home for home in _homes(self._root) if home != self._home]
@@ -103,6 +136,24 @@ class AttemptDirectories:
         _remove_home(self._home)
         os.close(self._lock_fd)
         self._lock_fd = None
+
+
+def _remove(base: Path) -> None:
+    """Remove a scratch directory, or what a body has put in its place."""
+    if base.is_dir() and not base.is_symlink():
+        remove_tree(base)
+    else:
+        base.unlink(missing_ok=True)
+
+
+def _is_as_new(base: Path) -> bool:
+    try:
+        if os.lstat(base).st_mode != stat.S_IFDIR | SCRATCH_MODE:
+            return False
+        with os.scandir(base) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from perago_worker.adapters.local.queue import LocalQueue
 from perago_worker.adapters.local.queue_records import TaskRecord
-from perago_worker.attempt.directories import SHELF_NAME, worker_directories
+from perago_worker.attempt.directories import SHELF_NAME, SPARE_NAME, worker_directories
 from perago_worker.models import CommitInfo, Publication
 from perago_worker.ports import Clock, TaskQueue, WorkspaceStore
 from perago_worker.runtime.janitor import StageSurvey
@@ -106,7 +106,8 @@ def left_in(
 ) -> list[str]:
     """Return what workers that have ended left behind: stages, directories, bodies' processes."""
     stages = [f"stage {name}" for name in store.stages(repository)]
-    kept = {each.path / SHELF_NAME for each in worker_directories(work) if not each.dead}
+    living = [each.path for each in worker_directories(work) if not each.dead]
+    kept = {path / name for path in living for name in (SHELF_NAME, SPARE_NAME)}
     directories = [
         f"directory {path.relative_to(work)}"
         for path in work.glob("*/*")

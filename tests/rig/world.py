@@ -25,7 +25,7 @@ from perago_worker.adapters.local.queue import LocalQueue
 from perago_worker.adapters.local.queue_operator import record
 from perago_worker.adapters.local.queue_records import COLUMNS, UNFINISHED, TaskRecord, TaskRow
 from perago_worker.adapters.local.store import LocalStore
-from perago_worker.attempt.directories import SHELF_NAME
+from perago_worker.attempt.directories import SHELF_NAME, SPARE_NAME
 from perago_worker.definition import TaskDefinition
 from perago_worker.errors import PeragoError
 from perago_worker.models import CommitInfo, Lease
@@ -307,7 +307,7 @@ class World:
         directories = [each.name for owner in home.iterdir() for each in owner.iterdir()]
         kept = [len(list(shelf.iterdir())) for shelf in home.glob(f"*/{SHELF_NAME}")]
         too_many = [f"{count} workspaces" for count in kept if count > self.warm]
-        expected = {"owner.lock", SHELF_NAME}
+        expected = {"owner.lock", SHELF_NAME, SPARE_NAME}
         return [*self.store.stages(REPOSITORY), *(set(directories) - expected), *too_many]
 
     def kept(self) -> list[Path]:

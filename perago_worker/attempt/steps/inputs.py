@@ -26,7 +26,10 @@ def receive(attempt: Attempt) -> None:
         attempt.input = _read_workspace(raw)
     attempt.params = _read_params(raw, attempt)
     attempt.params_digest = _digest(attempt.params)
-    attempt.directory = attempt.leaving.enter_context(attempt.tools.directories.attempt())
+    directories = attempt.tools.directories
+    attempt.directory = attempt.leaving.enter_context(
+        directories.attempt() if attempt.definition.has_workspace else directories.scratch()
+    )
 
 
 def _read_workspace(raw: Mapping[str, Any]) -> WorkspaceInput:

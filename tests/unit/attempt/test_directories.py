@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -75,6 +75,52 @@ class TestAttempt:
         with directories.attempt() as each:
             remove_tree(each.workspace.parent)
         assert [path.name for path in (root / "me").iterdir()] == [LOCK_NAME]
+
+
+class TestScratch:
+    def test_is_lent_again_when_nothing_was_put_into_it(
+        self, directories: AttemptDirectories
+    ) -> None:
+        with directories.scratch() as one, directories.scratch() as other:
+            assert list(one.scratch.iterdir()) == list(other.scratch.iterdir()) == []
+            assert one.scratch.stat().st_mode & 0o077 == 0
+            lent = {one.scratch, other.scratch}
+        with directories.scratch() as third, directories.scratch() as fourth:
+            assert {third.scratch, fourth.scratch} == lent
+
+    @pytest.mark.parametrize(
+        "left",
+        [
+            lambda scratch: (scratch / "file").touch(),
+            lambda scratch: (scratch / "folder").mkdir(),
+            lambda scratch: scratch.chmod(0o755),
+            lambda scratch: scratch.rmdir(),
+            lambda scratch: (scratch.rename(f"{scratch}-moved"), scratch.symlink_to("/")),
+        ],
+        ids=["file", "folder", "permissions", "nothing", "link"],
+    )
+    def test_is_not_lent_again_otherwise(
+        self, directories: AttemptDirectories, left: Callable[[Path], object]
+    ) -> None:
+        with directories.scratch() as one:
+            left(one.scratch)
+        with directories.scratch() as other:
+            assert other.scratch != one.scratch
+
+    def test_is_made_anew_when_somebody_removed_it(self, directories: AttemptDirectories) -> None:
+        with directories.scratch() as one:
+            pass
+        one.scratch.rmdir()
+        with directories.scratch() as other:
+            assert list(other.scratch.iterdir()) == []
+
+    def test_is_not_lent_to_an_attempt_with_a_workspace(
+        self, directories: AttemptDirectories
+    ) -> None:
+        with directories.scratch() as one:
+            pass
+        with directories.attempt() as other:
+            assert not other.workspace.is_relative_to(one.scratch)
 
 
 class TestOpen:
