@@ -60,9 +60,9 @@ LOCK = $(UV) pip compile --quiet --universal --generate-hashes --no-annotate --u
   --python-version 3.11 --custom-compile-command 'make lock' pyproject.toml -
 .PHONY: lock
 lock: ## Renew the lock files (needs uv)
-	@printf 'hatchling\neditables\n' | $(LOCK) --group dev -o requirements-dev.lock
+	@printf 'hatchling\neditables\n' | $(LOCK) --group dev --extra otel -o requirements-dev.lock
 	@printf 'hatchling\neditables\n' | $(LOCK) -c requirements-dev.lock -o requirements.lock
-	@printf 'hatchling\neditables\n' | $(LOCK) --group dev --group bench -c requirements-dev.lock \
+	@printf 'hatchling\neditables\n' | $(LOCK) --group dev --extra otel --group bench -c requirements-dev.lock \
 	  -o requirements-bench.lock
 
 .PHONY: clean

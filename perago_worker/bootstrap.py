@@ -11,12 +11,14 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
+from perago_worker.adapters.keys import KeyFiles
 from perago_worker.adapters.system import SystemClock
 from perago_worker.attempt.body.child_process import ChildSpec
 from perago_worker.attempt.body.process import ProcessBody, child_environment
@@ -80,12 +82,12 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
         TaskDefinitionError: A module cannot be loaded or a task in it breaks the contract.
         ConfigError: Something the configuration names cannot be used.
     """
-    secrets = secret_values(config)
+    redactor = Redactor(secret_values(config))
     logs = config.logging
     level = log_level or logs.level
     bars = _progress_bars(config, level)
     stream = bars.stream if bars else None
-    configure_logging(logs.format, level, stream=stream, secrets=secrets, levels=logs.levels)
+    configure_logging(logs.format, level, stream=stream, redactor=redactor, levels=logs.levels)
     _log_config_warnings(config)
     definitions = _load_tasks_logging_warnings(config)
     clock = SystemClock()
@@ -94,8 +96,16 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
     watching = Watching.of(config, definitions, worker_id=worker_id, clock=clock)
     requests = watching.requests
     with (
-        closing(open_queue(config, worker_id=worker_id, clock=clock, listener=requests)) as queue,
-        closing(open_store(config, listener=requests)) as store,
+        closing(
+            open_queue(
+                config,
+                worker_id=worker_id,
+                clock=clock,
+                listener=requests,
+                on_secret=redactor.add,
+            )
+        ) as queue,
+        closing(open_store(config, listener=requests, on_secret=redactor.add)) as store,
     ):
         if config.queue.kind == "local":
             register_locally(queue, definitions)
@@ -105,7 +115,7 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
             queue=queue,
             store=store,
             clock=clock,
-            redactor=Redactor(secrets),
+            redactor=redactor,
             listeners=[EventLog(), summary, *([bars] if bars else [])],
             until_idle=until_idle,
             watching=watching,
@@ -163,17 +173,37 @@ def new_worker_id(config: WorkerConfig) -> str:
 
 
 def open_queue(
-    config: WorkerConfig, *, worker_id: str, clock: Clock, listener: Listener | None = None
+    config: WorkerConfig,
+    *,
+    worker_id: str,
+    clock: Clock,
+    listener: Listener | None = None,
+    on_secret: Callable[[str], object] = str,
 ) -> TaskQueue:
-    """Open the configured queue; `listener` is told of requests, where there is a server."""
+    """Open the configured queue.
+
+    Args:
+        config: Names the queue.
+        worker_id: Who polls.
+        clock: For leases.
+        listener: Told of requests, where there is a server.
+        on_secret: Told of secrets before they are used, the exchanged ones too.
+    """
     settings = config.queue
     if isinstance(settings, LocalQueueSettings):
         return open_local_queue(config, worker_id=worker_id, clock=clock)
-    return _open_conductor(settings, worker_id=worker_id, clock=clock, listener=listener)
+    return _open_conductor(
+        settings, worker_id=worker_id, clock=clock, listener=listener, on_secret=on_secret
+    )
 
 
 def _open_conductor(
-    settings: ConductorQueueSettings, *, worker_id: str, clock: Clock, listener: Listener | None
+    settings: ConductorQueueSettings,
+    *,
+    worker_id: str,
+    clock: Clock,
+    listener: Listener | None,
+    on_secret: Callable[[str], object],
 ) -> TaskQueue:
     from perago_worker.adapters.conductor.client import ConductorSettings
     from perago_worker.adapters.conductor.queue import ConductorQueue
@@ -182,9 +212,11 @@ def _open_conductor(
     return ConductorQueue.open(
         ConductorSettings(
             url=settings.api_url,
-            auth_key_id=None if key_id is None else read_secret(key_id),
-            auth_key_secret=None if secret is None else read_secret(secret),
+            keys=_key_files(key_id, secret, on_secret) if key_id and secret else None,
             ca_file=settings.ca_file,
+            cert_file=settings.cert_file,
+            key_file=settings.key_file,
+            tls_min_version=settings.tls_min_version,
             connect_timeout_s=settings.connect_timeout,
             request_timeout_s=settings.request_timeout,
         ),
@@ -209,17 +241,30 @@ def open_local_queue(
     return LocalQueue(config.queue.path, clock=clock or SystemClock(), worker_id=worker_id)
 
 
-def open_store(config: WorkerConfig, *, listener: Listener | None = None) -> WorkspaceStore:
-    """Open the configured store; `listener` is told of requests, where there is a server."""
+def _key_files(key_id: Path, secret: Path, on_secret: Callable[[str], object]) -> KeyFiles:
+    return KeyFiles(key_id, secret, read=read_secret, on_new=on_secret)
+
+
+def open_store(
+    config: WorkerConfig,
+    *,
+    listener: Listener | None = None,
+    on_secret: Callable[[str], object] = str,
+) -> WorkspaceStore:
+    """Open the configured store; `listener` and `on_secret` as for `open_queue`."""
     settings = config.store
     if isinstance(settings, LocalStoreSettings):
         return open_local_store(config)
     connections = config.workspace.transfer_connections
-    return _open_lakefs(settings, connections=connections, listener=listener)
+    return _open_lakefs(settings, connections=connections, listener=listener, on_secret=on_secret)
 
 
 def _open_lakefs(
-    settings: LakeFSStoreSettings, *, connections: int, listener: Listener | None
+    settings: LakeFSStoreSettings,
+    *,
+    connections: int,
+    listener: Listener | None,
+    on_secret: Callable[[str], object],
 ) -> WorkspaceStore:
     from perago_worker.adapters.lakefs.settings import LakeFSSettings
     from perago_worker.adapters.lakefs.store import LakeFSStore
@@ -227,9 +272,13 @@ def _open_lakefs(
     return LakeFSStore.open(
         LakeFSSettings(
             endpoint=settings.api_url,
-            access_key_id=read_secret(settings.access_key_id_file),
-            secret_access_key=read_secret(settings.secret_access_key_file),
+            keys=_key_files(
+                settings.access_key_id_file, settings.secret_access_key_file, on_secret
+            ),
             ca_file=settings.ca_file,
+            cert_file=settings.cert_file,
+            key_file=settings.key_file,
+            tls_min_version=settings.tls_min_version,
             connect_timeout_s=settings.connect_timeout,
             request_timeout_s=settings.request_timeout,
             presign=settings.presign == "auto",

@@ -53,7 +53,7 @@ def servers_of(config: WorkerConfig) -> Mapping[str, Server]:
             name="conductor",
             key="queue.url",
             url=queue.api_url,
-            tls=TlsSettings(ca_file=queue.ca_file),
+            tls=_tls(queue),
             keys="queue.auth_key_id_file and queue.auth_key_secret_file",
             connect_timeout_s=queue.connect_timeout,
             by_proxy=True,
@@ -63,12 +63,21 @@ def servers_of(config: WorkerConfig) -> Mapping[str, Server]:
             name="lakefs",
             key="store.endpoint",
             url=store.api_url,
-            tls=TlsSettings(ca_file=store.ca_file),
+            tls=_tls(store),
             keys="store.access_key_id_file and store.secret_access_key_file",
             connect_timeout_s=store.connect_timeout,
             by_proxy=False,
         )
     return found
+
+
+def _tls(settings: ConductorQueueSettings | LakeFSStoreSettings) -> TlsSettings:
+    return TlsSettings(
+        ca_file=settings.ca_file,
+        cert_file=settings.cert_file,
+        key_file=settings.key_file,
+        min_version=settings.tls_min_version,
+    )
 
 
 def reach(diagnosis: Diagnosis, server: Server) -> bool:

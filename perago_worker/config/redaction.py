@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import threading
 from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import quote
@@ -58,12 +59,25 @@ class Redactor:
     """
 
     def __init__(self, secrets: Collection[str] = ()) -> None:
-        forms = {form for secret in secrets if secret for form in _forms(secret)}
-        ordered = sorted(forms, key=len, reverse=True)
-        known = list(map(re.escape, ordered))
-        self._known = re.compile("|".join(known)) if known else None
-        self._suspicious = re.compile("|".join([*known, _SUSPICIOUS]))
+        self._lock = threading.Lock()
+        self._forms: set[str] = set()
         self._harmless_names: set[str] = set()
+        self._known: re.Pattern[str] | None = None
+        self._suspicious = re.compile(_SUSPICIOUS)
+        self.add(*secrets)
+
+    def add(self, *secrets: str) -> None:
+        """Hide more secrets from now on; those before stay hidden, too."""
+        with self._lock:
+            forms = {form for secret in secrets if secret for form in _forms(secret)}
+            if forms <= self._forms:
+                return
+            self._forms |= forms
+            known = list(map(re.escape, sorted(self._forms, key=len, reverse=True)))
+            # In this order: what is suspicious now is looked for among the known ones next.
+            self._known = re.compile("|".join(known))
+            self._suspicious = re.compile("|".join([*known, _SUSPICIOUS]))
+            self._harmless_names = set()  # a name may hold what has become a secret
 
     def text(self, text: str) -> str:
         """Return `text` without secrets."""

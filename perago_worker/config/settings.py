@@ -102,11 +102,20 @@ class ConductorQueueSettings(Section):
     url: Url
     """Root of the server or of its API, such as `https://conductor.example.com/api`."""
     auth_key_id_file: SecretFile | None = None
-    """File with the id of the access key; for servers that ask for one."""
+    """File with the id of the access key; for servers that ask for one. Both are read anew when
+    they change."""
     auth_key_secret_file: SecretFile | None = None
     """File with the secret of the access key."""
     ca_file: ReadableFile | None = None
     """Certificates, in PEM, to trust instead of those of the system."""
+    cert_file: ReadableFile | None = None
+    """Certificate, in PEM with its chain, that tells the server who we are; for servers that ask
+    for one. Read anew when it changes."""
+    key_file: ReadableFile | None = None
+    """Key of that certificate, in PEM and without a passphrase; not needed where `cert_file` holds
+    it."""
+    tls_min_version: Literal["1.2", "1.3"] = "1.2"
+    """Oldest version of TLS that is spoken."""
     domain: Domain | None = None
     """Task domain to poll from; the default queue unless given. See also `tasks.*.domain`."""
     connect_timeout: Seconds = 5.0
@@ -125,6 +134,13 @@ class ConductorQueueSettings(Section):
         if secret and not key_id:
             raise ValueError("is given without auth_key_id_file; give both or none")
         return secret
+
+    @field_validator("key_file")
+    @classmethod
+    def _check_key(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        if key and info.data.get("cert_file", key) is None:
+            raise ValueError("is given without cert_file; name the certificate too")
+        return key
 
     @property
     def api_url(self) -> str:
@@ -149,11 +165,19 @@ class LakeFSStoreSettings(Section):
     endpoint: Url
     """Root of the server or of its API, such as `https://lakefs.example.com`."""
     access_key_id_file: SecretFile
-    """File with the id of the access key."""
+    """File with the id of the access key. Both are read anew when they change."""
     secret_access_key_file: SecretFile
     """File with the secret of the access key."""
     ca_file: ReadableFile | None = None
     """Certificates, in PEM, to trust instead of those of the system."""
+    cert_file: ReadableFile | None = None
+    """Certificate, in PEM with its chain, that tells the server who we are; for servers that ask
+    for one. Read anew when it changes."""
+    key_file: ReadableFile | None = None
+    """Key of that certificate, in PEM and without a passphrase; not needed where `cert_file` holds
+    it."""
+    tls_min_version: Literal["1.2", "1.3"] = "1.2"
+    """Oldest version of TLS that is spoken."""
     connect_timeout: Seconds = 5.0
     """Time for a connection to come about."""
     request_timeout: Seconds = 30.0
@@ -161,6 +185,13 @@ class LakeFSStoreSettings(Section):
     presign: Literal["auto", "off"] = "auto"
     """Whether objects are read and written at the object store itself, by addresses that the server
     signs: `auto` where it offers to and they can be reached, `off` never."""
+
+    @field_validator("key_file")
+    @classmethod
+    def _check_key(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        if key and info.data.get("cert_file", key) is None:
+            raise ValueError("is given without cert_file; name the certificate too")
+        return key
 
     @property
     def api_url(self) -> str:

@@ -40,6 +40,7 @@ def configure_logging(
     *,
     stream: TextIO | None = None,
     secrets: Collection[str] = (),
+    redactor: Redactor | None = None,
     levels: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Send all log lines of this process to one stream, replacing what was set up before.
@@ -49,12 +50,13 @@ def configure_logging(
         level: `debug`, `info`, `warning` or `error`.
         stream: Standard output unless given. Colours need a terminal and no NO_COLOR.
         secrets: Values that never appear in a line.
+        redactor: Hides secrets in place of one made of `secrets`; it may learn of more later.
         levels: Levels of single loggers, by name.
     """
     stream = stream or sys.stdout
     terminal = stream.isatty()
     console = format == "console" or (format == "auto" and terminal)
-    redactor = Redactor(secrets)
+    redactor = redactor or Redactor(secrets)
     shared = _shared_processors()
     structlog.configure(
         processors=[

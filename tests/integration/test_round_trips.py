@@ -6,13 +6,14 @@ the one that confirms the lease before the merge.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.worker import started_worker
+from tests.e2e.worker import REPOSITORY_ROOT, started_worker
 from tests.integration.platform import Platform, workspace
 from tests.rig.fault_proxy import FaultProxy
 
@@ -45,6 +46,14 @@ DIFFERENCE = [
     f"GET {REPOSITORY}/refs/*/diff/*",  # what others have changed since
     f"GET {REPOSITORY}/refs/*/objects",  # the one file of it
 ]
+
+
+def documented() -> list[str]:
+    """Return the calls that the documentation asks permissions for, as proxies see them."""
+    _, _, text = (REPOSITORY_ROOT / "docs/operations.md").read_text().partition("### Least privil")
+    calls = re.findall(r"^\| `([A-Z]+) (/\S+)` \|", text, re.MULTILINE)
+    roots = {"/user": "/api/v1", "/config": "/api/v1", "/repositories/*": "/api/v1"}
+    return [f"{method} {roots.get(path, REPOSITORY)}{path}" for method, path in calls]
 
 
 class Watched:
@@ -127,3 +136,23 @@ def test_a_kept_workspace_is_asked_for_differences_only(
     assert requests[2] == KEPT
     assert requests[3] == [*KEPT[:2], *DIFFERENCE, *KEPT[2:]]
     assert platform.content(repository, ref, "data/7.txt") == "other"
+
+
+def test_no_attempt_asks_for_more_than_the_documented_policy_allows(
+    platform: Platform, watched: Watched
+) -> None:
+    """Whatever bodies do; and of what the policy allows, attempts use most."""
+    repository, ref = platform.repository({"data/in.txt": b"input", "data/more.txt": b"more"})
+    with started_worker(watched.config) as worker:
+        deeds = ("write", "delete", "nothing", "fail")
+        for nth, deed in enumerate(deeds):
+            params = {"do": deed, "path": "more.txt", "text": f"text {nth}"}
+            inputs = {"workspace": workspace(repository, ref), "params": params}
+            state = platform.wait_ended(platform.start_task("probe.files", inputs))
+            output = state["tasks"][0].get("outputData", {})
+            ref = output.get("workspace", {}).get("ref", ref)
+            worker.wait_event("attempt.finished", count=nth + 1)
+
+    called = set(watched.calls(watched.lakefs))
+    assert called - set(documented()) == set()
+    assert {*PUBLISHED, f"POST {REPOSITORY}/branches/*/objects/delete"} - called == set()

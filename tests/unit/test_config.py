@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ endpoint = "http://lakefs:8000"
 access_key_id_file = "id"
 secret_access_key_file = "secret"
 """
+
+WITH_CERTIFICATES = re.sub(r"(\[(?:queue|store)\]\n)", r'\1cert_file = "ca.pem"\n', SERVERS)
 
 
 @pytest.fixture
@@ -118,6 +121,9 @@ KEYS = [
     Key("queue", "auth_key_id_file", '"id2"', "id2", "/id2", SERVERS),
     Key("queue", "auth_key_secret_file", '"secret2"', "secret2", "/secret2", SERVERS),
     Key("queue", "ca_file", '"ca.pem"', "ca.pem", "/ca.pem", SERVERS),
+    Key("queue", "cert_file", '"ca.pem"', "ca.pem", "/ca.pem", SERVERS),
+    Key("queue", "key_file", '"ca.pem"', "ca.pem", "/ca.pem", WITH_CERTIFICATES),
+    Key("queue", "tls_min_version", '"1.3"', "1.3", "1.3", SERVERS),
     Key("queue", "domain", '"gpu"', "gpu", "gpu", SERVERS),
     Key("queue", "connect_timeout", '"500ms"', "500ms", 0.5, SERVERS),
     Key("queue", "request_timeout", '"20s"', "20", 20.0, SERVERS),
@@ -128,6 +134,9 @@ KEYS = [
     Key("store", "access_key_id_file", '"id2"', "id2", "/id2", SERVERS),
     Key("store", "secret_access_key_file", '"secret2"', "secret2", "/secret2", SERVERS),
     Key("store", "ca_file", '"ca.pem"', "ca.pem", "/ca.pem", SERVERS),
+    Key("store", "cert_file", '"ca.pem"', "ca.pem", "/ca.pem", SERVERS),
+    Key("store", "key_file", '"ca.pem"', "ca.pem", "/ca.pem", WITH_CERTIFICATES),
+    Key("store", "tls_min_version", '"1.3"', "1.3", "1.3", SERVERS),
     Key("store", "connect_timeout", '"1s"', "1s", 1.0, SERVERS),
     Key("store", "request_timeout", "61", "1m1s", 61.0, SERVERS),
     Key("store", "presign", '"off"', "off", "off", SERVERS),

@@ -8,6 +8,7 @@ codes, metrics, log events and configuration keys are those of the code.
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 import sys
@@ -48,6 +49,7 @@ REPEATED = re.compile(
 )
 LOGGED = re.compile(r"\.(?:debug|info|warning|error)\(\s*" + EVENT.pattern)
 
+POLICY = "Keys and certificates"
 BASE_CONFIG = {
     "worker": '[worker]\nmodules = ["shop"]\n',
     "queue": '[queue]\nkind = "local"\n',
@@ -264,6 +266,21 @@ def test_every_log_event_is_listed() -> None:
     for file in PACKAGE.rglob("*.py"):
         events.update(LOGGED.findall(file.read_text(encoding="utf-8")))
     assert set(FIRST_CELL.findall(section("operations.md", "Logs"))) == events
+
+
+def test_the_policy_has_what_the_calls_of_attempts_need() -> None:
+    """The calls are those that the count of round trips finds; the policy names their actions."""
+    from tests.integration import test_round_trips as counted
+
+    rows = re.findall(
+        r"^\| `[A-Z]+ /\S+` \| (.*?) \|", section("operations.md", POLICY), re.MULTILINE
+    )
+    (policy,) = (json.loads(b.text) for b in blocks("json") if '"statement"' in b.text)
+    allowed = {action for each in policy["statement"] for action in each["action"]}
+    made = {*counted.PUBLISHED, *counted.UNCHANGED, *counted.KEPT, *counted.DIFFERENCE}
+
+    assert made - set(counted.documented()) == set()
+    assert {a for row in rows for a in re.findall(r"`([a-z]+:\w+)`", row)} == allowed
 
 
 # --- promises -------------------------------------------------------------------------------------

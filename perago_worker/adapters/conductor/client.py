@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
-import certifi
 from urllib3 import (
     BaseHTTPResponse,
     HTTPConnectionPool,
@@ -24,6 +23,8 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util import make_headers, parse_url
 
 from perago_worker._version import __version__
+from perago_worker.adapters.keys import FixedKeys, Keys, KeySource
+from perago_worker.adapters.tls import TlsFileError, TlsSettings, TlsVersion, client_context
 from perago_worker.errors import ConfigError, ConfigProblem
 
 KEEPALIVE_S = 45.0
@@ -55,7 +56,10 @@ class ConductorSettings:
     Attributes:
         url: Address of the REST API, with or without its `/api`.
         auth_key_id: Application key of Orkes Conductor; None, like the secret, for open Conductor.
+        keys: Where the application key comes from, in place of these two.
         ca_file: Certificates to trust in place of the usual ones, PEM.
+        cert_file: Our own certificate, PEM; `key_file` is its key, unless it holds that.
+        tls_min_version: Oldest version of TLS that is spoken.
         connect_timeout_s: For connecting.
         request_timeout_s: For everything after, unless a call has a time of its own.
     """
@@ -63,7 +67,11 @@ class ConductorSettings:
     url: str
     auth_key_id: str | None = None
     auth_key_secret: str | None = field(default=None, repr=False)
+    keys: KeySource | None = field(default=None, repr=False)
     ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    tls_min_version: TlsVersion = "1.2"
     connect_timeout_s: float = 5.0
     request_timeout_s: float = 15.0
 
@@ -72,6 +80,23 @@ class ConductorSettings:
         """The address with its `/api`."""
         url = self.url.rstrip("/")
         return url if url.endswith("/api") else f"{url}/api"
+
+    @property
+    def key_source(self) -> KeySource | None:
+        """Where the keys come from; None where none are sent."""
+        if self.keys is not None or self.auth_key_id is None or self.auth_key_secret is None:
+            return self.keys
+        return FixedKeys(Keys(self.auth_key_id, self.auth_key_secret))
+
+    @property
+    def tls(self) -> TlsSettings:
+        """How TLS is spoken."""
+        return TlsSettings(
+            ca_file=self.ca_file,
+            cert_file=self.cert_file,
+            key_file=self.key_file,
+            min_version=self.tls_min_version,
+        )
 
 
 class Client:
@@ -145,13 +170,16 @@ class Client:
         self._pool.close()
 
 
-def open_client(settings: ConductorSettings) -> Client:
+def open_client(settings: ConductorSettings, *, trust: ssl.SSLContext | None) -> Client:
     """Return a client for targets below the API's root.
 
+    Args:
+        settings: Where that is.
+        trust: From `trust_of`.
+
     Raises:
-        ConfigError: The address, the CA file or the environment's proxy cannot be used.
+        ConfigError: The address or the environment's proxy cannot be used.
     """
-    trust = _trust(settings)
     try:
         return Client(settings.api_url, trust=trust)
     except ValueError as problem:
@@ -161,26 +189,19 @@ def open_client(settings: ConductorSettings) -> Client:
         raise ConfigError([ConfigProblem("", "queue.url", message)]) from problem
 
 
-def _trust(settings: ConductorSettings) -> ssl.SSLContext | None:
+def trust_of(settings: ConductorSettings) -> ssl.SSLContext | None:
+    """Return whom to trust, and what to show of ourselves; None where no TLS is spoken.
+
+    Raises:
+        ConfigError: A file cannot be used.
+    """
     if not settings.url.lower().startswith("https:"):
         return None
-    if settings.ca_file is None:
-        return usual_trust()
     try:
-        return ssl.create_default_context(cafile=settings.ca_file)
-    except (OSError, ssl.SSLError) as problem:
-        where, message = str(settings.ca_file), f"holds no certificates that can be read: {problem}"
-        raise ConfigError([ConfigProblem(where, "queue.ca_file", message)]) from problem
-
-
-def usual_trust() -> ssl.SSLContext:
-    """Trust the system's certificates, SSL_CERT_FILE and SSL_CERT_DIR included, and certifi's.
-
-    Not every system has any.
-    """
-    context = ssl.create_default_context()
-    context.load_verify_locations(certifi.where())
-    return context
+        return client_context(settings.tls)
+    except TlsFileError as problem:
+        where, key = str(problem.file), f"queue.{problem.key}"
+        raise ConfigError([ConfigProblem(where, key, problem.message)]) from problem
 
 
 def _proxy_for(scheme: str, host: str) -> str | None:

@@ -24,8 +24,9 @@ from perago_worker.adapters.conductor.client import (
     Client,
     ConductorSettings,
     open_client,
-    usual_trust,
+    trust_of,
 )
+from perago_worker.adapters.tls import RenewedCertificate, usual_trust
 from perago_worker.errors import QueueRefused, QueueUnavailable
 from perago_worker.events import Listener, RequestFinished
 from perago_worker.ports import Clock
@@ -82,9 +83,11 @@ class Transport:
         self._settings = settings
         self._listener = listener
         self._clock = clock
-        self._client = open_client(settings)
-        keys = (settings.auth_key_id, settings.auth_key_secret)
-        self._tokens = None if None in keys else TokenSource(self._fetch_token, clock=clock)
+        trust = trust_of(settings)
+        self._client = open_client(settings, trust=trust)
+        self._certificate = None if trust is None else RenewedCertificate(trust, settings.tls)
+        self._keys = settings.key_source
+        self._tokens = None if self._keys is None else TokenSource(self._fetch_token, clock=clock)
 
     def close(self) -> None:
         """Close all connections. Idempotent."""
@@ -197,6 +200,8 @@ class Transport:
         headers = request.headers
         if token:
             headers = {**headers, "X-Authorization": token}
+        if self._certificate is not None:
+            self._certificate.refresh()
         with translated(call):
             deadline = self._clock.now() + connect_s + answer_s
             response = (client or self._client).open(
@@ -235,11 +240,9 @@ class Transport:
         return bytes(body)
 
     def _fetch_token(self) -> str | None:
-        keys = {
-            "keyId": self._settings.auth_key_id,
-            "keySecret": self._settings.auth_key_secret,
-        }
-        body = json.dumps(keys).encode()
+        assert self._keys is not None  # noqa: S101 -- else nobody asks
+        keys = self._keys.current()  # as they are now: the token may be refused for old ones
+        body = json.dumps({"keyId": keys.key_id, "keySecret": keys.secret}).encode()
         answer = self._once(Request("POST", "/token", content=body, headers=_JSON_BODY), None)
         if answer.status == 404:  # open Conductor has no such endpoint
             return None

@@ -26,6 +26,7 @@ from perago_worker.adapters.lakefs.streams import (
     range_header,
     require_range,
 )
+from perago_worker.adapters.tls import TlsSettings, client_context
 
 METADATA_SERVICES = frozenset({"fd00:ec2::254", "100.100.100.200", "168.63.129.16"})
 """Where clouds tell a machine its credentials, beside the link-local addresses most of them use."""
@@ -145,10 +146,9 @@ def _require_success(response: BaseHTTPResponse, address: str) -> None:
 
 
 def _tls(settings: LakeFSSettings) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if settings.ca_file is not None:
-        context.load_verify_locations(settings.ca_file)
-    return context
+    """Trust what is trusted elsewhere too; our certificate is for lakeFS alone."""
+    tls = TlsSettings(ca_file=settings.ca_file, min_version=settings.tls_min_version)
+    return client_context(tls, system_too=True)
 
 
 class ForbiddenPeer(HTTPError):

@@ -28,7 +28,10 @@ from perago_worker.adapters.lakefs.mapping import (
 )
 from perago_worker.adapters.lakefs.settings import LakeFSSettings
 from perago_worker.adapters.lakefs.stage import LakeFSStage
+from perago_worker.adapters.tls import TlsFileError, check_files
 from perago_worker.errors import (
+    ConfigError,
+    ConfigProblem,
     NotFound,
     PublishUnknown,
     StoreError,
@@ -76,7 +79,15 @@ class LakeFSStore:
         """Return a store over the server that `settings` name. Makes no call.
 
         `listener` is told of every request.
+
+        Raises:
+            ConfigError: A file with certificates or a key cannot be used.
         """
+        try:
+            check_files(settings.tls)
+        except TlsFileError as problem:
+            where, key = str(problem.file), f"store.{problem.key}"
+            raise ConfigError([ConfigProblem(where, key, problem.message)]) from problem
         return cls(settings, listener=listener)
 
     def ping(self) -> None:

@@ -10,15 +10,17 @@ Importing this module loads the SDK; `LakeFSStore` defers it.
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit
 
-from urllib3 import BaseHTTPResponse, Timeout
+from urllib3 import BaseHTTPResponse, PoolManager, Timeout
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from perago_worker._version import __version__
+from perago_worker.adapters.keys import Keys
 from perago_worker.adapters.lakefs.mapping import (
     Failure,
     NoAnswer,
@@ -38,6 +40,7 @@ from perago_worker.adapters.lakefs.streams import (
     range_header,
     require_range,
 )
+from perago_worker.adapters.tls import RenewedCertificate, client_context
 from perago_worker.events import Listener
 
 T = TypeVar("T")
@@ -47,6 +50,7 @@ SPARE_CONNECTIONS = 4
 
 REDIRECTS = frozenset({302, 303, 307})
 NOT_OFFERED = frozenset({400, 405, 501})
+UNAUTHORISED = 401
 
 CONTENT_TYPE = "application/octet-stream"
 """The same for every object: to lakeFS, equal bytes under another content type are a change."""
@@ -60,6 +64,7 @@ class Transport:
         client.user_agent = f"perago-worker/{__version__}"
         self.client = client
         self._pool = client.rest_client.pool_manager
+        self._certificate = _speak_tls(self._pool, settings)
         if listener is not None:
             measure(self._pool, base_path=urlsplit(settings.base_url).path, listener=listener)
         self._host = self._pool.connection_from_url(settings.base_url)
@@ -67,10 +72,10 @@ class Transport:
         self._timeout = Timeout(connect=settings.connect_timeout_s, read=settings.request_timeout_s)
         self._connect_s = settings.connect_timeout_s
         self._request_s = settings.request_timeout_s
-        self._headers = {
-            "Authorization": client.configuration.get_basic_auth_token(),
-            "User-Agent": client.user_agent,
-        }
+        self._source = settings.key_source
+        self._keys: Keys | None = None
+        self._headers: Mapping[str, str] = {}
+        self._take_keys()
 
     def call(
         self,
@@ -87,21 +92,21 @@ class Transport:
         read_s = self._request_s if timeout_s is None else timeout_s
         timeout = (min(self._connect_s, read_s), read_s)
         with translated(into):
-            answer = method(*args, _request_timeout=timeout, **kwargs)
+            answer = self._sent(lambda: method(*args, _request_timeout=timeout, **kwargs))
         if answer is None:
             raise into(NoAnswer("an empty answer"))
         return answer
 
     def tell(self, method: Callable[..., object], *args: Any, into: ToError) -> None:
         """Call a method of the SDK whose answer is only that it was done."""
+        timeout = (self._connect_s, self._request_s)
         with translated(into):
-            method(*args, _request_timeout=(self._connect_s, self._request_s))
+            self._sent(lambda: method(*args, _request_timeout=timeout))
 
     def get(self, *path: str, query: Mapping[str, str], into: ToError) -> bytes:
         """Return the body of a small answer."""
         with translated(into):
-            response = self._request("GET", path, query)
-            return _checked(response).data
+            return self._sent(lambda: _checked(self._request("GET", path, query))).data
 
     def download(
         self,
@@ -117,14 +122,20 @@ class Transport:
         An answer that ends early is a failed call. What `sink` raises is passed on as it is.
         """
         headers = range_header(start, size)
-        with translated(into):
+
+        def request() -> BaseHTTPResponse:
             response = self._request("GET", path, query, headers=headers, preload_content=False)
+            beyond_end = headers and response.status == RANGE_BEYOND_END
+            return response if beyond_end else _checked(response)
+
+        with translated(into):
+            response = self._sent(request)
         read = 0
         try:
             if headers and response.status == RANGE_BEYOND_END:
                 return 0
             with translated(into):
-                require_range(_checked(response), start, size)
+                require_range(response, start, size)
             while True:
                 with translated(into):
                     chunk = response.read(CHUNK_BYTES, decode_content=False)
@@ -141,22 +152,27 @@ class Transport:
     ) -> bytes:
         """Send JSON and return the body of the answer."""
         headers = {"Content-Type": "application/json"}
+        content = json.dumps(body).encode()
+
+        def request() -> BaseHTTPResponse:
+            return _checked(self._request(method, path, query, body=content, headers=headers))
+
         with translated(into):
-            response = self._request(
-                method, path, query, body=json.dumps(body).encode(), headers=headers
-            )
-            return _checked(response).data
+            return self._sent(request).data
 
     def redirection(self, *path: str, query: Mapping[str, str], into: ToError) -> str | None:
         """Return where an answer redirects to, None when it does not."""
-        with translated(into):
+
+        def request() -> BaseHTTPResponse:
             response = self._request("GET", path, query, preload_content=False)
+            return response if response.status in REDIRECTS | NOT_OFFERED else _checked(response)
+
+        with translated(into):
+            response = self._sent(request)
             try:
                 if response.status in REDIRECTS:
                     response.drain_conn()
                     return response.headers.get("Location")
-                if response.status not in NOT_OFFERED:
-                    _checked(response)
                 return None
             finally:
                 response.close()  # the connection too, where an object came instead
@@ -176,11 +192,15 @@ class Transport:
         # is not one that is hard to reach.
         timeout = Timeout(connect=self._request_s, read=self._request_s)
         body = exactly(source, size)
+        used = self._take_keys()
         try:
             with translated(into):
                 response = self._request(
                     "POST", path, query, body=body, headers=headers, timeout=timeout
                 )
+                if response.status == UNAUTHORISED and self._take_keys() != used:
+                    # The source is used up: whoever has the file opens it again.
+                    raise into(NotSent("the keys were exchanged meanwhile"))
                 return _checked(response).data
         except SourceError as failed:
             raise failed.error from None
@@ -188,6 +208,34 @@ class Transport:
     def close(self) -> None:
         """Close idle connections now and busy ones when their calls end."""
         self._pool.clear()
+
+    def _sent(self, send: Callable[[], T]) -> T:
+        """Send something; once more when it was refused for keys that were exchanged meanwhile.
+
+        What is refused so, the server has not looked at.
+        """
+        used = self._take_keys()
+        try:
+            return send()
+        except ApiException as error:
+            if error.status != UNAUTHORISED or self._take_keys() == used:
+                raise
+        return send()
+
+    def _take_keys(self) -> Keys:
+        """Use the keys as they are now, and return them."""
+        self._certificate.refresh()
+        keys = self._source.current()
+        if keys == self._keys:
+            return keys
+        configuration = self.client.configuration
+        configuration.username, configuration.password = keys.key_id, keys.secret
+        self._headers = {
+            "Authorization": configuration.get_basic_auth_token(),
+            "User-Agent": self.client.user_agent,
+        }
+        self._keys = keys
+        return keys
 
     def _request(
         self,
@@ -247,13 +295,19 @@ def _checked(response: BaseHTTPResponse) -> BaseHTTPResponse:
 
 
 def _configuration(settings: LakeFSSettings) -> Configuration:
-    configuration = Configuration(
-        host=settings.base_url,
-        username=settings.access_key_id,
-        password=settings.secret_access_key,
-        ssl_ca_cert=None if settings.ca_file is None else str(settings.ca_file),
-    )
+    configuration = Configuration(host=settings.base_url)
     # The default would send a lost GET, PUT or DELETE again, three times, beyond any deadline.
     configuration.retries = False  # type: ignore[assignment]  # typed by its default
     configuration.connection_pool_maxsize = settings.connections + SPARE_CONNECTIONS
     return configuration
+
+
+def _speak_tls(pool: PoolManager, settings: LakeFSSettings) -> RenewedCertificate:
+    """Have a pool trust whom it should, and show our certificate where there is one."""
+    # Reading the usual certificates takes a seventh of a second, and plain HTTP looks at none.
+    is_tls = settings.base_url.lower().startswith("https:")
+    context = client_context(settings.tls) if is_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for replaced in ("ca_certs", "cert_file", "key_file"):
+        pool.connection_pool_kw.pop(replaced, None)
+    pool.connection_pool_kw["ssl_context"] = context
+    return RenewedCertificate(context, settings.tls)
