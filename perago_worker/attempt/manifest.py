@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -34,18 +35,20 @@ class FileState(NamedTuple):
         """Return the state of a file whose content has this checksum."""
         return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, checksum)
 
-    def unchanged(self, found: os.stat_result) -> bool:
-        """Whether the file has certainly not been written since."""
-        return (
-            self.ctime_ns == found.st_ctime_ns
-            and self.mtime_ns == found.st_mtime_ns
-            and self.size == found.st_size
-            and self.inode == found.st_ino
-        )
-
 
 Manifest = dict[str, FileState]
 """Workspace path -> state."""
+
+
+def folders_of(paths: Iterable[str]) -> set[str]:
+    """Return the directories that these paths lie in, the first one left out."""
+    found: set[str] = set()
+    for path in paths:
+        folder = path.rpartition("/")[0]
+        while folder and folder not in found:
+            found.add(folder)
+            folder = folder.rpartition("/")[0]
+    return found
 
 
 def settle(descriptor: int) -> None:

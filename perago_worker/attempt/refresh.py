@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from perago_worker.attempt.backoff import Retry
@@ -20,10 +22,11 @@ from perago_worker.attempt.manifest import (
     FOLDER_MODE,
     FileState,
     Manifest,
+    folders_of,
     settle,
     settled_state,
 )
-from perago_worker.attempt.scan import HASH_CHUNK_BYTES, Found, open_regular, walk
+from perago_worker.attempt.scan import HASH_CHUNK_BYTES, Look, look, mode_of, open_regular
 from perago_worker.attempt.shelf import Kept
 from perago_worker.models import Change, ObjectInfo
 from perago_worker.ports import WorkspaceStore
@@ -44,11 +47,14 @@ class Plan:
         manifest: Files that are there already, unless they have been touched since.
         to_fetch: Workspace path -> object of files that are not.
         markers: Workspace paths of directory markers.
+        dropped: Workspace paths of files that were kept and are not to be there, or are to hold
+            something else.
     """
 
     manifest: Manifest
     markers: set[str]
     to_fetch: dict[str, ObjectInfo] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, kept: Kept, changes: Iterable[Change], prefix: str) -> Plan:
@@ -84,12 +90,17 @@ class Plan:
 
     def _apply_file(self, path: str, now: ObjectInfo | None) -> None:
         before = self.manifest.get(path)
-        if now is None:
-            self.manifest.pop(path, None)
-        elif not (
-            before and now.verifiable and (before.size, before.checksum) == (now.size, now.checksum)
+        if (
+            before
+            and now
+            and now.verifiable
+            and (before.size, before.checksum) == (now.size, now.checksum)
         ):
-            self.manifest.pop(path, None)
+            return
+        if before:
+            del self.manifest[path]
+            self.dropped.append(path)
+        if now:
             self.to_fetch[path] = now
 
     def fetch_again(self, path: str, prefix: str) -> None:
@@ -115,13 +126,7 @@ class Plan:
         Raises:
             UnfitError: One name is to be a file and a directory.
         """
-        found: set[str] = set()
-        for paths in (self.manifest, self.to_fetch, self.markers):
-            for path in paths:
-                folder = path.rpartition("/")[0]
-                while folder and folder not in found:
-                    found.add(folder)
-                    folder = folder.rpartition("/")[0]
+        found = folders_of(chain(self.manifest, self.to_fetch, self.markers))
         if not found.isdisjoint(self.manifest) or not found.isdisjoint(self.to_fetch):
             raise UnfitError("one name would be a file and a directory at once")
         return found
@@ -162,17 +167,15 @@ def tidy(
         UnfitError: There is something in it that a download never makes.
         OSError: It cannot be tidied.
     """
-    found = walk(directory)
+    found = look(directory, plan.manifest)
     _refuse_odd(found)
     folders = plan.folders()
-    for path in sorted(plan.manifest.keys() - found.files.keys()):
+    for path in sorted(found.missing):
         plan.fetch_again(path, prefix)
     top = os.fspath(directory)
-    for path, state in found.files.items():
-        before = plan.manifest.get(path)
-        if before is not None and before.unchanged(state):
-            continue
+    for path, state in found.others.items():
         check()
+        before = plan.manifest.get(path)
         if before is not None:
             now = _settle(directory / path, before, store) if before.size == state.st_size else None
             if now is not None:
@@ -180,15 +183,28 @@ def tidy(
                 continue
             plan.fetch_again(path, prefix)
         os.unlink(f"{top}/{path}")  # noqa: PTH108 -- thousands of strings need not become paths
-    _set_folders(directory, found.folders, folders)
+    _set_folders(directory, found.folders.keys() - {""}, folders)
 
 
-def _refuse_odd(found: Found) -> None:
-    for state in found.files.values():
+def change(directory: Path, plan: Plan, folders: AbstractSet[str]) -> None:
+    """Do the same where the directory is known to hold what was kept, and these directories.
+
+    Raises:
+        UnfitError: One name is to be a file and a directory.
+        OSError: It cannot be done.
+    """
+    wanted = plan.folders()
+    for path in plan.dropped:
+        (directory / path).unlink()
+    _set_folders(directory, folders, wanted)
+
+
+def _refuse_odd(found: Look) -> None:
+    for state in found.others.values():
         if not stat.S_ISREG(state.st_mode) or state.st_nlink != 1:
             raise UnfitError("it holds a link or a special file")
     for path, state in found.folders.items():
-        if path and stat.S_IMODE(state.st_mode) != FOLDER_MODE:
+        if path and mode_of(state) != FOLDER_MODE:
             raise UnfitError("the permissions of a directory were changed")
 
 
@@ -203,9 +219,9 @@ def _settle(path: Path, before: FileState, store: WorkspaceStore) -> FileState |
     return state if state.inode and state.checksum == before.checksum else None
 
 
-def _set_folders(directory: Path, found: Mapping[str, object], wanted: set[str]) -> None:
-    for path in sorted(found.keys() - wanted - {""}, key=len, reverse=True):
+def _set_folders(directory: Path, found: AbstractSet[str], wanted: AbstractSet[str]) -> None:
+    for path in sorted(found - wanted, key=len, reverse=True):
         (directory / path).rmdir()
-    for path in sorted(wanted - found.keys(), key=len):
+    for path in sorted(wanted - found, key=len):
         (directory / path).mkdir()
         (directory / path).chmod(FOLDER_MODE)

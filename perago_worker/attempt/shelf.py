@@ -1,7 +1,7 @@
 """Workspaces that are kept when their attempt is over, for the next one of the same prefix.
 
 What is kept is known by its manifest; nobody vouches for the directory itself. Whoever takes it
-compares every file with the manifest, see `refresh`.
+compares every file with the manifest, see `refresh`, unless a seal tells that it is as it was.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from perago_worker.attempt.manifest import Manifest
 from perago_worker.attempt.removal import remove_tree
+from perago_worker.attempt.seal import Seal, Sealer
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Kept:
     Attributes:
         prefix: As the task declares it.
         markers: Workspace paths of directory markers, with their final slash.
+        seal: Tells whether it is as it was; None where nothing can. To be ended by who takes it.
     """
 
     directory: Path
@@ -36,6 +38,13 @@ class Kept:
     commit: str
     manifest: Manifest
     markers: frozenset[str]
+    seal: Seal | None = None
+
+    def remove(self) -> None:
+        """Remove the directory."""
+        if self.seal is not None:
+            self.seal.end()
+        remove_tree(self.directory)
 
 
 class Shelf:
@@ -53,6 +62,7 @@ class Shelf:
         self._size = size
         self._lock = threading.Lock()
         self._kept: list[Kept] = []
+        self._sealer = Sealer()
 
     def take(self, *, repository: str, prefix: str, commit: str) -> Kept | None:
         """Hand out one of this prefix, at this commit if there is one; it is the caller's then."""
@@ -83,16 +93,16 @@ class Shelf:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         kept.directory.rename(target)
         kept = replace(kept, directory=target)
-        try:
-            # After it was moved: nobody who knows the path it had can open anything in it now.
-            written = first_open_for_writing(target, kept.manifest)
-        except OSError as error:
+        sealing = self._sealer.begin(target, kept.manifest, kept.markers)
+        # After it was moved: nobody who knows the path it had can open anything in it now.
+        reason = _reason_of_writers(target, kept.manifest)
+        if reason:
+            if sealing is not None:
+                sealing.give_up()
             remove_tree(target)
-            return f"its files cannot be checked for writers: {error.strerror}"
-        if written is not None:
-            remove_tree(target)
-            return f"file {written!a} is still open for writing"
-        self._add(kept)
+            return reason
+        seal = None if sealing is None else sealing.finish(kept.manifest)
+        self._add(replace(kept, seal=seal))
         return ""
 
     def _reason_not_to(self, kept: Kept) -> str:
@@ -108,20 +118,29 @@ class Shelf:
             surplus = self._kept[:too_many]
             del self._kept[:too_many]
         for each in surplus:
-            remove_tree(each.directory)
+            each.remove()
 
     def close(self) -> None:
         """Remove all that is kept and keep nothing more."""
         self._size = 0
         self.clear()
+        self._sealer.close()
 
     def clear(self) -> bool:
         """Remove all that is kept; return whether there was anything."""
         with self._lock:
             kept, self._kept = self._kept, []
         for each in kept:
-            remove_tree(each.directory)
+            each.remove()
         return bool(kept)
+
+
+def _reason_of_writers(directory: Path, manifest: Manifest) -> str:
+    try:
+        written = first_open_for_writing(directory, manifest)
+    except OSError as error:
+        return f"its files cannot be checked for writers: {error.strerror}"
+    return "" if written is None else f"file {written!a} is still open for writing"
 
 
 def first_open_for_writing(directory: Path, paths: Iterable[str]) -> str | None:

@@ -22,17 +22,18 @@ from perago_worker.attempt.keys import (
     key_prefix,
     object_key,
     relative_path,
+    show,
 )
 from perago_worker.attempt.layout import Layout
 from perago_worker.attempt.listing import Listing
 from perago_worker.attempt.manifest import FileState, Manifest
 from perago_worker.attempt.meter import UNMETERED, Meter
 from perago_worker.attempt.ranges import Lanes
-from perago_worker.attempt.refresh import Plan, UnfitError, changes_since, tidy
+from perago_worker.attempt.refresh import Plan, UnfitError, change, changes_since, tidy
 from perago_worker.attempt.scan import HASH_CHUNK_BYTES, open_regular, scan
 from perago_worker.attempt.shelf import Kept
 from perago_worker.attempt.transfer import for_each
-from perago_worker.errors import TerminalAttemptError
+from perago_worker.errors import RetryableAttemptError, TerminalAttemptError
 from perago_worker.models import ObjectInfo
 from perago_worker.ports import WorkspaceStore
 
@@ -100,6 +101,7 @@ class Workspace:
         self._repository = repository
         self.prefix = key_prefix(prefix)
         self._meter = meter
+        self._ours_since_ns = 0
 
     def download(
         self,
@@ -146,7 +148,13 @@ class Workspace:
         plan = Plan.of(kept, changes, self.prefix)
         if limits.exceeded_by(plan.objects, plan.bytes):
             raise UnfitError("the workspace would be over its limits")
-        tidy(self.directory, plan, self.prefix, store=self._store, check=check)
+        if kept.seal is not None and kept.seal.holds():
+            # Where it lies tells since when it is ours, by the clock that files' times are of.
+            self._ours_since_ns = self.directory.parent.stat().st_ctime_ns
+            if changes:
+                change(self.directory, plan, kept.seal.folders)
+        else:
+            tidy(self.directory, plan, self.prefix, store=self._store, check=check)
         entries = iter(plan.to_fetch.items())
         self._meter.expect(len(plan.to_fetch), sum(info.size for info in plan.to_fetch.values()))
         new = self._bring(entries, commit, threads=threads, retry=retry, check=check)
@@ -211,23 +219,49 @@ class Workspace:
 
         Raises:
             RetryableAttemptError: Something that cannot be published: a symbolic link, a socket, a
-                device, a hard link to a file outside, or a name that cannot be a key.
+                device, a hard link to a file outside, or a name that cannot be a key. Or a file
+                that was not as it should be before the body began.
         """
-        found = scan(self.directory, self.prefix, known=self.manifest)
+        found = scan(self.directory, self.prefix, self.manifest)
+        for path, state in found.others.items():
+            self._require_ours(path, state)
         written = {
-            path: state.st_size for path, state in found.items() if self._written(path, state)
+            path: state.st_size
+            for path, state in found.others.items()
+            if self._written(path, state)
         }
+        total = sum(state.size for state in self.manifest.values())
+        gone = sum(self.manifest[path].size for path in found.missing)
+        was = sum(self.manifest[path].size for path in written if path in self.manifest)
         return Changes(
             written=written,
-            deleted=tuple(sorted(self.manifest.keys() - found.keys())),
-            kept_bytes=sum(s.st_size for path, s in found.items() if path not in written),
+            deleted=tuple(sorted(found.missing)),
+            kept_bytes=total - gone - was,
         )
 
     def _written(self, path: str, found: os.stat_result) -> bool:
         before = self.manifest.get(path)
         if before is None or before.size != found.st_size:
             return True
-        return not before.unchanged(found) and self._checksum(path, found) != before.checksum
+        return self._checksum(path, found) != before.checksum
+
+    def _require_ours(self, path: str, found: os.stat_result) -> None:
+        """Fail where a seal held and a file was changed all the same, in ways that break none.
+
+        Files change so through links to them elsewhere. The body cannot have done it: that it was
+        done is older than the body is.
+        """
+        before = self.manifest.get(path)
+        if (
+            before is not None
+            and before.inode == found.st_ino
+            and before.ctime_ns != found.st_ctime_ns < self._ours_since_ns
+        ):
+            raise RetryableAttemptError(
+                Code.WORKSPACE_CHANGED,
+                f"file {show(path)} was changed before the body began, by something that earlier "
+                "work left behind; nothing is published",
+            )
 
     def _checksum(self, path: str, found: os.stat_result) -> str:
         digest = self._store.new_digest(found.st_size)

@@ -71,6 +71,9 @@ def _refreshed(attempt: Attempt, prefix: str) -> Fetched | None:
         remove_tree(kept.directory)
         _make_empty(attempt)
         return None
+    finally:
+        if kept.seal is not None:
+            kept.seal.end()
     tools.listener.on_event(WorkspaceBrought(attempt.lease, "warm"))
     return fetched
 

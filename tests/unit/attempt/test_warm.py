@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from perago_worker.attempt.directories import SHELF_NAME
 from perago_worker.attempt.manifest import DOWNLOADED_MTIME_NS, FileState
 from perago_worker.attempt.pipeline import run_attempt
 from perago_worker.attempt.refresh import UnfitError
+from perago_worker.attempt.seal import Seal
 from perago_worker.attempt.shelf import Kept, Shelf, first_open_for_writing
 from perago_worker.attempt.workspace import Limits, Workspace
 from perago_worker.errors import NotFound, StoreUnavailable
@@ -236,6 +238,58 @@ class TestAttempts:
         assert place.kept() == []
         left[0].close()
 
+    def test_a_change_that_breaks_no_seal_is_not_published(
+        self, place: Place, tmp_path: Path
+    ) -> None:
+        """By a name elsewhere: nothing in the watched directories was opened or changed."""
+        place.run()
+        before = place.here.head()
+        (kept,) = place.kept()
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.hardlink_to(kept / "in.txt")
+        elsewhere.write_text("INPUT")
+        elsewhere.unlink()
+        wait_for_a_later_time(tmp_path / "clock")
+
+        outcome = place.end(lambda ws: (ws / "out").touch())
+
+        assert place.seen["in.txt"].content == b"INPUT"
+        assert outcome.code == Code.WORKSPACE_CHANGED
+        assert "file 'in.txt' was changed before the body began" in outcome.reason
+        assert place.here.head() == before
+        assert place.kept() == []
+
+    @pytest.mark.parametrize(
+        "act",
+        [
+            lambda kept: (kept / "in.txt").write_text("INPUT"),
+            lambda kept: (kept / "in.txt").unlink(),
+            lambda kept: (kept / "extra").touch(),
+        ],
+        ids=["written", "deleted", "made"],
+    )
+    def test_what_was_done_to_it_meanwhile_is_undone(self, place: Place, act: Act) -> None:
+        before = cold(place.here, place.here.head().id, place.here.root / "cold")
+        place.run()
+        (kept,) = place.kept()
+        act(kept)
+
+        assert place.run().code == Code.NO_OP
+        assert place.source() == "warm"
+        assert place.seen == before
+
+    def test_one_that_is_as_it_was_is_not_looked_at(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place.run(lambda ws: (ws / "sub/out").write_text("made"))
+        put(place.here.local_store, {"data/in.txt": "other", "data/new/file": "1"})
+        monkeypatch.setattr("perago_worker.attempt.refresh.look", raising(AssertionError()))
+        before = cold(place.here, place.here.head().id, place.here.root / "cold")
+        place.run(lambda ws: (ws / "sub/out").unlink())
+
+        assert place.source() == "warm"
+        assert place.seen == before
+
     @pytest.mark.parametrize("error", [NotFound("commit", "x"), OSError(5, "broken")])
     def test_a_difference_that_cannot_be_told_is_a_download(
         self, place: Place, error: Exception
@@ -269,6 +323,16 @@ class TestAttempts:
         assert len(place.kept()) == 1
         place.here.directories.close()
         assert not (place.here.root / "work" / "owner").exists()
+
+
+def wait_for_a_later_time(probe: Path) -> None:
+    """Wait until files get another time than one that is changed now."""
+    probe.touch()
+    first = probe.stat().st_ctime_ns
+    give_up_at = time.monotonic() + 10
+    while probe.stat().st_ctime_ns == first:
+        assert time.monotonic() < give_up_at
+        os.utime(probe)
 
 
 @pytest.mark.parametrize("written", [False, True], ids=["alone", "beside a file"])
@@ -495,13 +559,21 @@ class TestKeys:
 # --- the shelf ------------------------------------------------------------------------------------
 
 
+def sealed(kept: Kept) -> Seal:
+    assert kept.seal is not None
+    return kept.seal
+
+
 class TestShelf:
     def kept(self, tmp_path: Path, commit: CommitInfo | str, prefix: str = "data") -> Kept:
         directory = tmp_path / f"{prefix}-{commit}"
         directory.mkdir()
         (directory / "file").touch()
+        return self.state_of(directory, str(commit), prefix)
+
+    def state_of(self, directory: Path, commit: str, prefix: str = "data") -> Kept:
         state = FileState.of((directory / "file").lstat(), "x")
-        return Kept(directory, REPOSITORY, prefix, str(commit), {"file": state}, frozenset())
+        return Kept(directory, REPOSITORY, prefix, commit, {"file": state}, frozenset())
 
     def test_the_one_at_the_same_commit_is_the_best(self, tmp_path: Path) -> None:
         shelf = Shelf(tmp_path / "shelf", size=3)
@@ -537,6 +609,106 @@ class TestShelf:
         assert shelf.put(kept) == ""
         assert kept.directory.is_dir()
         assert not (tmp_path / "shelf").exists()
+
+    def test_what_was_put_away_and_left_alone_is_sealed(self, tmp_path: Path) -> None:
+        assert sealed(self.shelved(tmp_path)).holds()
+
+    @pytest.mark.parametrize(
+        "act",
+        [
+            lambda kept: (kept / "file").read_bytes(),
+            lambda kept: (kept / "file").write_bytes(b"1"),
+            lambda kept: os.utime(kept / "file"),
+            lambda kept: os.truncate(kept / "file", 1),
+            lambda kept: (kept / "file").chmod(0o600),
+            lambda kept: (kept / "file").unlink(),
+            lambda kept: (kept / "file").rename(kept / "other"),
+            lambda kept: (kept / "folder").mkdir(),
+            lambda kept: (kept / "link").symlink_to("file"),
+            lambda kept: list(kept.iterdir()),
+        ],
+        ids=["read", "write", "touch", "cut", "mode", "delete", "move", "folder", "link", "list"],
+    )
+    def test_any_touch_breaks_a_seal(self, tmp_path: Path, act: Act) -> None:
+        kept = self.shelved(tmp_path)
+        act(kept.directory)
+
+        assert not sealed(kept).holds()
+
+    def test_moving_all_of_it_does_not(self, tmp_path: Path) -> None:
+        kept = self.shelved(tmp_path)
+        kept.directory.rename(tmp_path / "taken")
+
+        assert sealed(kept).holds()
+        (tmp_path / "taken/file").touch()
+        assert not sealed(kept).holds()
+
+    def test_one_that_is_touched_leaves_others_sealed(self, tmp_path: Path) -> None:
+        shelf = Shelf(tmp_path / "shelf", size=2)
+        first, second = (self.shelved(tmp_path, shelf, commit) for commit in "12")
+        (first.directory / "file").touch()
+
+        assert (sealed(first).holds(), sealed(second).holds()) == (False, True)
+        sealed(first).end()
+        first.directory.rename(tmp_path / "data-1")
+        assert shelf.put(self.state_of(tmp_path / "data-1", "1")) == ""
+        again = shelf.take(repository=REPOSITORY, prefix="data", commit="1")
+        assert again is not None
+        assert (sealed(again).holds(), sealed(second).holds()) == (True, True)
+
+    @pytest.mark.parametrize(
+        "act",
+        [
+            lambda kept: (kept / "more").touch(),
+            lambda kept: (kept / "folder").mkdir(),
+            lambda kept: (kept / "file").write_bytes(b"1"),
+            lambda kept: (kept / "file").unlink(),
+        ],
+        ids=["file", "folder", "write", "delete"],
+    )
+    def test_what_is_not_as_its_manifest_says_is_kept_without_one(
+        self, tmp_path: Path, act: Act
+    ) -> None:
+        assert self.shelved(tmp_path, act=act).seal is None
+
+    def test_too_many_directories_are_kept_without_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("perago_worker.attempt.seal.MAX_FOLDERS", 0)
+
+        assert self.shelved(tmp_path).seal is None
+
+    def test_where_nothing_can_be_watched_it_is_kept_without_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("perago_worker.attempt.seal.Watcher", raising(OSError(24, "too many")))
+
+        assert self.shelved(tmp_path).seal is None
+
+    def test_no_seal_holds_when_the_shelf_is_closed(self, tmp_path: Path) -> None:
+        shelf = Shelf(tmp_path / "shelf", size=1)
+        kept = self.shelved(tmp_path, shelf)
+        shelf.close()
+
+        assert not sealed(kept).holds()
+        sealed(kept).end()
+
+    def shelved(
+        self,
+        tmp_path: Path,
+        shelf: Shelf | None = None,
+        commit: str = "1",
+        *,
+        act: Act = lambda _: None,
+    ) -> Kept:
+        """Put one away and take it again."""
+        shelf = shelf or Shelf(tmp_path / "shelf", size=1)
+        kept = self.kept(tmp_path, commit)
+        act(kept.directory)
+        assert shelf.put(kept) == ""
+        taken = shelf.take(repository=REPOSITORY, prefix="data", commit=commit)
+        assert taken is not None
+        return taken
 
     def test_open_files_are_found_whoever_has_them_and_however(self, tmp_path: Path) -> None:
         path = tmp_path / "file"

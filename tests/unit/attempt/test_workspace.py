@@ -614,4 +614,4 @@ def test_a_scan_yields_every_regular_file_once(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
-    assert sorted(scan(tmp_path, "")) == ["a", "b/c", "b/d/e"]
+    assert sorted(scan(tmp_path, "", {}).others) == ["a", "b/c", "b/d/e"]
