@@ -21,7 +21,7 @@ from typing import IO
 
 from pydantic import ValidationError
 
-from perago_worker.attempt.body.process_tree import descendants, kill_all, kill_tree
+from perago_worker.attempt.body.process_tree import descendants, has_ended, kill_all, kill_tree
 from perago_worker.attempt.body.protocol import (
     MAX_MESSAGE_BYTES,
     Call,
@@ -308,6 +308,8 @@ class ChildProcess:
         """Wait for the child to end and keep its exit code and peak memory."""
         if self._process.returncode is not None:
             return True
+        if timeout_s == 0 and not has_ended(self.pid):
+            return False  # the usual question, twice for each call
         give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
         with _pidfd(self.pid) as poller:
             left = None if give_up_at is None else give_up_at - time.monotonic()

@@ -11,6 +11,26 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+WALL = 0x40000000
+"""Source: __WALL in linux/wait.h, for children of whatever kind."""
+
+_LOOK = os.WEXITED | os.WNOHANG | os.WNOWAIT
+"""Options for looking at children without waiting for them."""
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a child of this process has ended; it is still to be waited for."""
+    return os.waitid(os.P_PID, pid, _LOOK) is not None
+
+
+def has_children() -> bool:
+    """Whether this process has any children, ended ones that nobody waited for included."""
+    try:
+        os.waitid(os.P_ALL, 0, _LOOK | WALL)
+    except ChildProcessError:
+        return False
+    return True
+
 
 def descendants(pid: int) -> list[int]:
     """Return the ids of all processes below `pid`, itself not included."""
