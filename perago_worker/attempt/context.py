@@ -80,6 +80,7 @@ class Attempt:
     """The value that the steps of an attempt work on, each filling in what it found.
 
     Attributes:
+        on_ending: Called when nothing but the report is left to do.
         leaving: Undone at the end of the attempt, last first, however it ends.
         params: The task's `params` as they came, validated.
         params_digest: SHA-256 of their canonical JSON, hex.
@@ -106,6 +107,7 @@ class Attempt:
     stop: StopToken
     tools: Tools
     log: TaskLog
+    on_ending: Callable[[], None] = lambda: None
     leaving: ExitStack = field(default_factory=ExitStack)
     params: dict[str, Any] = field(init=False)
     params_digest: str = field(init=False)

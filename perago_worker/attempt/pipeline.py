@@ -84,6 +84,7 @@ def run_attempt(attempt: Attempt) -> Outcome:
     error = ""
     with attempt.leaving:
         outcome, error = _carry_out(attempt)
+        attempt.on_ending()
         outcome, reported = _timed_report(attempt, outcome)
     attempt.tools.listener.on_event(
         AttemptFinished(attempt.lease, outcome, clock.now() - started_at, reported, error)

@@ -1,8 +1,10 @@
 """Asks for work of one task type: never for more than can start now.
 
 Backlog mode takes batches without waiting; once a poll comes back empty, idle mode asks for one
-task at a time and lets the server hold the poll open. A poll that was sent is never abandoned: its
-tasks would wait for their response timeout with nobody at work on them.
+task at a time and lets the server hold the poll open. While there is more, slots count as free once
+only their report is left to do, so that it and the next poll are under way together. A poll that
+was sent is never abandoned: its tasks would wait for their response timeout with nobody at work on
+them.
 """
 
 from __future__ import annotations
@@ -28,6 +30,10 @@ EARLY_SHARE = 0.8
 ignore the wait, and must not be asked without pause."""
 
 GIVE_BACK_TRIES = 3
+
+ENDING_PATIENCE_S = 1.0
+"""How long a task waits for a slot that was about to report when the task was asked for. Reports
+take milliseconds; one that takes longer has met with trouble."""
 
 ENDING_WAIT_S = 1.0
 """How long a task waits that was delivered while an earlier attempt at it is being ended here."""
@@ -76,19 +82,28 @@ class Poller(ThreadService):
 
     def run(self) -> None:
         """Poll until told to stop."""
-        backlog = True
+        backlog, more = True, False
         while not self.stopping.is_set():
             self.tick()
-            if not self.pool.wait_free(LONGEST_WAIT_S):
+            if not self.pool.wait_free(LONGEST_WAIT_S, or_ending=more):
                 continue
             if self.stopping.is_set():
                 return
-            count = min(self.pool.free, MAX_BATCH)
-            leases = self._poll(count, 0.0) if backlog else self._poll(1, self._idle_wait_s)
+            # In this order, so that a slot that becomes free in between is not counted twice.
+            free = self.pool.free
+            ending = self.pool.claim_ending() if more else 0
+            leases = self._poll_for(free + ending, wait=not backlog)
             if leases is None:
                 continue
-            backlog = bool(leases)
-            self._hand_over(leases)
+            if leases or not ending:
+                more = backlog and bool(leases)
+                backlog = bool(leases)
+            self._hand_over(leases, patience_s=ENDING_PATIENCE_S if ending else 0.0)
+
+    def _poll_for(self, slots: int, *, wait: bool) -> list[Lease] | None:
+        if not slots:
+            return None
+        return self._poll(1, self._idle_wait_s) if wait else self._poll(min(slots, MAX_BATCH), 0.0)
 
     def _poll(self, count: int, wait_s: float) -> list[Lease] | None:
         """Poll once; return None, after a wait, when nothing was learnt."""
@@ -127,7 +142,8 @@ class Poller(ThreadService):
             )
         )
 
-    def _hand_over(self, leases: Sequence[Lease]) -> None:
+    def _hand_over(self, leases: Sequence[Lease], *, patience_s: float = 0.0) -> None:
+        give_up_at = self._clock.now() + patience_s
         for lease in leases:
             running = self.pool.running(lease.task_id)
             if running is not None:
@@ -135,8 +151,14 @@ class Poller(ThreadService):
                     self._give_back(lease, "an earlier attempt still ends", after_s=ENDING_WAIT_S)
             elif self.stopping.is_set():
                 self._give_back(lease, "the worker stops")
-            elif not self.pool.take(lease):
-                self._give_back(lease, "more tasks came than were asked for")
+            elif not self._take(lease, give_up_at):
+                self._give_back(lease, "more tasks came than slots are free")
+
+    def _take(self, lease: Lease, give_up_at: float) -> bool:
+        if self.pool.take(lease):
+            return True
+        left_s = give_up_at - self._clock.now()
+        return left_s > 0 and self.pool.wait_free(left_s) and self.pool.take(lease)
 
     def _give_back(self, lease: Lease, why: str, *, after_s: float = 0.0) -> None:
         error = ""

@@ -29,6 +29,11 @@ class Slot(ThreadService):
         heartbeats: Heartbeats,
         on_free: Callable[[], None],
     ) -> None:
+        """Prepare.
+
+        Args:
+            on_free: Called when the slot is free or soon will be.
+        """
         super().__init__(name, clock=tools.clock)
         self._definition = definition
         self._tools = tools
@@ -37,6 +42,7 @@ class Slot(ThreadService):
         self._work = threading.Event()
         self._attempt: Attempt | None = None
         self._serving = False
+        self._ending = False
 
     @property
     def busy(self) -> bool:
@@ -52,6 +58,19 @@ class Slot(ThreadService):
     def attempt(self) -> Attempt | None:
         """The attempt in progress or about to be."""
         return self._attempt
+
+    def claim_ending(self) -> bool:
+        """Return True, once for each attempt, when only its report is left to do.
+
+        Not of attempts with a workspace: removing that may take long after the report.
+        """
+        claimed, self._ending = self._ending, False
+        return claimed
+
+    @property
+    def ending(self) -> bool:
+        """Whether `claim_ending` would return True."""
+        return self._ending
 
     def take(self, lease: Lease) -> None:
         """Begin with an attempt; the slot must be free."""
@@ -93,7 +112,13 @@ class Slot(ThreadService):
             self._serving = False  # before the slot is free: nobody would be at work in it
             raise
         finally:
+            self._ending = False
             self._attempt = None
+            self._on_free()
+
+    def _ends(self) -> None:
+        if not self._definition.has_workspace:
+            self._ending = True
             self._on_free()
 
     def _begin(self, lease: Lease) -> Attempt:
@@ -115,7 +140,14 @@ class Slot(ThreadService):
             redact=tools.redact,
             lease=lease,
         )
-        return Attempt(self._definition, keeper=keeper, stop=stop, tools=tools, log=log)
+        return Attempt(
+            self._definition,
+            keeper=keeper,
+            stop=stop,
+            tools=tools,
+            log=log,
+            on_ending=self._ends,
+        )
 
 
 class SlotPool:
@@ -136,6 +168,7 @@ class SlotPool:
             make_tools: Called once for each slot: every slot has a body of its own.
         """
         self._freed = threading.Event()
+        self._woken = False
         self._clock = clock
         self.slots = [
             Slot(
@@ -163,15 +196,30 @@ class SlotPool:
         attempts = [slot.attempt for slot in self.slots]
         return min((a.keeper.remaining_s for a in attempts if a is not None), default=float("inf"))
 
-    def wait_free(self, timeout_s: float) -> bool:
-        """Wait until a slot is free; return whether one is. Woken by `wake`, too."""
-        self._freed.clear()
-        if not self.free:
-            self._clock.wait(self._freed, timeout_s)
-        return self.free > 0
+    def claim_ending(self) -> int:
+        """Return how many slots have come to their report since this was asked before."""
+        return sum(slot.claim_ending() for slot in self.slots)
+
+    def wait_free(self, timeout_s: float, *, or_ending: bool = False) -> bool:
+        """Wait until a slot is free; return whether one is. Woken by `wake`, too.
+
+        Args:
+            or_ending: Whether one that `claim_ending` would count is as good.
+        """
+        give_up_at = self._clock.now() + timeout_s
+        self._woken = False
+        while True:
+            self._freed.clear()
+            if self.free or (or_ending and any(slot.ending for slot in self.slots)):
+                return True
+            left_s = give_up_at - self._clock.now()
+            if left_s <= 0 or self._woken:
+                return False
+            self._clock.wait(self._freed, left_s)
 
     def wake(self) -> None:
         """End a `wait_free`."""
+        self._woken = True
         self._freed.set()
 
     def running(self, task_id: str) -> Attempt | None:

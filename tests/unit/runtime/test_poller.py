@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,7 @@ from perago_worker.errors import QueueRefused, QueueUnavailable
 from perago_worker.events import AttemptFinished, GivenBack, PollFinished
 from perago_worker.models import Lease
 from perago_worker.ports import MAX_POLL_WAIT_S
+from perago_worker.runtime import poller
 from perago_worker.runtime.poller import GIVE_BACK_TRIES, MAX_BATCH
 from tests.clocks import ManualClock
 from tests.support import PATIENCE_S, Faulty, HastyClock, Rig, eventually, raising, rig
@@ -226,7 +228,7 @@ class TestDeliveries:
             events = here.recorder.wait_for(GivenBack, 2)
             held.wait_begun()
             assert made.statuses() == ["IN_PROGRESS", "SCHEDULED", "SCHEDULED"]
-            assert {event.why for event in events} == {"more tasks came than were asked for"}
+            assert {event.why for event in events} == {"more tasks came than slots are free"}
             held.open.set()
             here.recorder.wait_for(AttemptFinished, 3)
         assert all(task.retry_count == 0 for task in here.local_queue.tasks())
@@ -279,6 +281,51 @@ class TestDeliveries:
             (event,) = here.recorder.wait_for(GivenBack)
             assert event.why == "an earlier attempt still ends"
             assert here.task(lease.task_id).status == "SCHEDULED"
+
+
+class TestEnding:
+    """While there is more, a slot that only has to report counts as free."""
+
+    def test_the_next_task_is_asked_for_while_one_is_reported(self, here: Rig) -> None:
+        go_on = threading.Event()
+        here.queue.before("complete", lambda: go_on.wait(PATIENCE_S), nth=2)
+        with works(here) as made:
+            for _ in range(4):
+                made.submit()
+            made.start()
+            eventually(lambda: here.queue.calls("poll") == 3)
+            assert here.queue.calls("complete") <= 2
+            go_on.set()
+            here.recorder.wait_for(AttemptFinished, 4)
+        assert made.statuses() == ["COMPLETED"] * 4
+
+    def test_a_task_whose_slot_does_not_become_free_is_given_back(
+        self, here: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(poller, "ENDING_PATIENCE_S", 0.01)
+        go_on = threading.Event()
+        here.queue.before("complete", lambda: go_on.wait(PATIENCE_S), nth=1)
+        with works(here) as made:
+            for _ in range(2):
+                made.submit()
+            made.start()
+            here.recorder.wait_for(GivenBack)
+            assert (
+                here.queue.calls("poll") == 2
+            )  # once for each slot that ends, not again and again
+            go_on.set()
+            here.recorder.wait_for(AttemptFinished, 2)
+        assert made.statuses() == ["COMPLETED"] * 2
+        assert all(task.retry_count == 0 for task in here.local_queue.tasks())
+
+    def test_an_empty_answer_meanwhile_does_not_end_the_backlog(self, here: Rig) -> None:
+        """What the report brings on is then asked for at once and not waited for."""
+        here.queue.before("complete", lambda: eventually(lambda: len(polls(here)) == 2), nth=1)
+        with works(here) as made:
+            made.submit()
+            made.start()
+            eventually(lambda: len(polls(here)) >= 4)
+        assert [wait_s for _, wait_s in polls(here)[:4]] == [0.0, 0.0, 0.0, 0.1]
 
 
 class TestStopping:
