@@ -6,6 +6,8 @@ runtime, which knows nothing of telemetry.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,6 +68,7 @@ class Watching:
         kinds = {"queue": config.queue.kind, "store": config.store.kind}
         servers = {port: kind for port, kind in kinds.items() if kind in SERVERS}
         about = {"id": worker_id, "name": worker_id.partition(":")[0], **kinds}
+        about["config"] = config_hash(config)
         board = Board(slots=slots, about=about, clock=clock)
         counting: list[Listener] = [RequestMetrics(registry, services=servers)]
         if config.http.client_metrics:
@@ -88,6 +91,16 @@ class Watching:
                 poller.task_type: poller.pool.shortest_lease_s for poller in supervisor.pollers
             },
         )
+
+
+def config_hash(config: WorkerConfig) -> str:
+    """Return a few digits that are the same where the same settings hold, whatever they came from.
+
+    Secrets are no part of it, but the files that hold them.
+    """
+    effective = config.model_dump(mode="json", exclude={"source", "warnings"})
+    text = json.dumps(effective, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def slot_count(config: WorkerConfig, definition: TaskDefinition) -> int:

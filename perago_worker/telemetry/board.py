@@ -6,10 +6,11 @@ terminal. Nothing here is a secret, and nothing of a task's params or result is 
 
 from __future__ import annotations
 
+import math
 import platform
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -31,8 +32,11 @@ from perago_worker.events import (
 )
 from perago_worker.models import Lease
 from perago_worker.ports import Clock
+from perago_worker.telemetry.skew import clock_skew_s
 
 MAX_RECENT = 50
+MAX_TIMES = 200
+"""Attempts of a task whose times p50 and p95 are taken of."""
 MAX_TEXT = 300
 """Characters of texts that come from elsewhere: reasons, progress, names of branches."""
 
@@ -58,6 +62,7 @@ class _Task:
     slots: int
     polls: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_TIMES))
     waiting: int | None = None
     polled_at: float | None = None
     error: str = ""
@@ -70,6 +75,8 @@ class _Server:
     answered_at: float | None = None
     failed_at: float | None = None
     failures: int = 0
+    date: str = ""
+    dated_at: float = 0.0
 
 
 class Board:
@@ -105,8 +112,8 @@ class Board:
                     self._running[lease.task_id] = _Running(lease, now, step_at=now)
                 case AttemptFinished():
                     self._finished(event)
-                case RequestFinished(service, _, _, _, status):
-                    self._requested(service, status, now)
+                case RequestFinished():
+                    self._requested(event, now)
                 case (
                     StepStarted() | StepFinished() | BodyOutput() | HeartbeatSent() | Transferred()
                 ):
@@ -126,9 +133,12 @@ class Board:
         if event.outcome != "error":
             task.polled_at = now
 
-    def _requested(self, service: str, status: int, now: float) -> None:
-        server = self._servers.setdefault(service, _Server())
-        if status and status < 500:
+    def _requested(self, event: RequestFinished, now: float) -> None:
+        server = self._servers.setdefault(event.service, _Server())
+        if event.date:
+            # Read when somebody looks: there are many more requests than looks.
+            server.date, server.dated_at = event.date, self._clock.time()
+        if event.status and event.status < 500:
             server.answered_at, server.failures = now, 0
         else:
             server.failed_at = now
@@ -139,6 +149,7 @@ class Board:
         task = self._tasks.get(event.lease.task_type)
         if task is not None:
             task.outcomes[event.outcome.kind] += 1
+            task.seconds.append(event.seconds)
         self._recent.appendleft(
             {
                 **_identity(event.lease),
@@ -188,6 +199,7 @@ class Board:
                         "answered_ago_s": _ago(server.answered_at, now),
                         "failed_ago_s": _ago(server.failed_at, now),
                         "failures": server.failures,
+                        "clock_skew_s": _skew(server),
                     }
                     for name, server in sorted(self._servers.items())
                 ],
@@ -205,7 +217,22 @@ class Board:
             "error": _short(task.error),
             "polls": {key: task.polls[key] for key in ("tasks", "empty", "error")},
             "outcomes": dict(sorted(task.outcomes.items())),
+            "p50_s": quantile(task.seconds, 0.5),
+            "p95_s": quantile(task.seconds, 0.95),
         }
+
+
+def quantile(values: Iterable[float], share: float) -> float | None:
+    """Return the value that this share of the values do not exceed; None of no values."""
+    ordered = sorted(values)
+    if not ordered:
+        return None
+    return round(ordered[max(0, math.ceil(share * len(ordered)) - 1)], 3)
+
+
+def _skew(server: _Server) -> float | None:
+    skew = clock_skew_s(server.date, server.dated_at) if server.date else None
+    return None if skew is None else round(skew, 1)
 
 
 def _went_on(running: _Running, event: Event, now: float) -> None:

@@ -15,6 +15,9 @@ from typing import Any
 from perago_worker.telemetry.text import visible
 
 REFRESH_S = 5
+SKEW_TOLD_S = 5.0
+SKEW_BAD_S = 300.0
+"""From where on signed addresses and tokens are refused; the former is what may be imprecision."""
 
 STYLE = """
 :root{color-scheme:light dark;--line:#8884;--soft:#777;--bad:#c62828;--good:#2e7d32;--warn:#b26a00}
@@ -84,7 +87,9 @@ def page(status: Mapping[str, Any]) -> str:
         + "\n".join(parts)
         + '\n<p class="soft">Read-only. The same as data: <a href="/status.json">/status.json</a>; '
         '<a href="/metrics">/metrics</a>, <a href="/livez">/livez</a>, '
-        f'<a href="/readyz">/readyz</a>. Renewed every {REFRESH_S} s.</p>\n</body>\n</html>\n'
+        f'<a href="/readyz">/readyz</a>, <a href="/startupz">/startupz</a>, '
+        f'<a href="/stacks">/stacks</a> (on the machine itself). '
+        f"Renewed every {REFRESH_S} s.</p>\n</body>\n</html>\n"
     )
 
 
@@ -96,7 +101,7 @@ def _header(worker: Mapping[str, Any], status: Mapping[str, Any]) -> str:
             f"up {duration(worker['uptime_s'])}",
             f"version {worker['version']}",
             f"Python {worker['python']}",
-            *(f"{key} {worker[key]}" for key in ("queue", "store") if key in worker),
+            *(f"{key} {worker[key]}" for key in ("queue", "store", "config") if key in worker),
         )
     )
     reasons = [
@@ -116,10 +121,10 @@ def _header(worker: Mapping[str, Any], status: Mapping[str, Any]) -> str:
 
 # --- tables: headings, and a row of cells for each thing ------------------------------------------
 
-_TASKS = ("Task", "Busy", "Waiting", "Last poll", "Polls", "Outcomes")
+_TASKS = ("Task", "Busy", "Waiting", "Last poll", "Polls", "Outcomes", "p50, p95")
 _ATTEMPTS = ("Task", "Id", "Step", "Age", "Lease left", "Branch", "Progress")
 _RECENT = ("Ended", "Task", "Id", "Outcome", "Took", "Commit", "Reason")
-_SERVERS = ("Server", "Answered", "Failed", "In a row")
+_SERVERS = ("Server", "Answered", "Failed", "In a row", "Clock")
 _SERVICES = ("Part", "Last progress", "Failure")
 
 
@@ -137,7 +142,12 @@ def _task(task: Mapping[str, Any]) -> Sequence[object]:
         polled,
         counts,
         outcomes or "none",
+        _times(task["p50_s"], task["p95_s"]),
     )
+
+
+def _times(p50: float | None, p95: float | None) -> str:
+    return "" if p50 is None or p95 is None else f"{_time(p50)}, {_time(p95)}"
 
 
 def _attempt(attempt: Mapping[str, Any]) -> Sequence[object]:
@@ -185,7 +195,18 @@ def _server(server: Mapping[str, Any]) -> Sequence[object]:
         _ago(server["answered_ago_s"]),
         _ago(server["failed_ago_s"]),
         Html(f'<span class="bad">{failing} failed</span>') if failing else "0 failed",
+        _skew(server["clock_skew_s"]),
     )
+
+
+def _skew(skew_s: float | None) -> str:
+    """Say how far a server's clock is from ours, which its answers tell to about a second."""
+    if skew_s is None:
+        return ""
+    if abs(skew_s) < SKEW_TOLD_S:
+        return "as ours"
+    text = f"{_time(abs(skew_s))} {'ahead' if skew_s > 0 else 'behind'}"
+    return Html(f'<span class="{"bad" if abs(skew_s) >= SKEW_BAD_S else "warn"}">{text}</span>')
 
 
 def _worth_a_row(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -10,7 +10,7 @@ import pytest
 from perago_worker import ExecutionLimits
 from perago_worker.config import load_config
 from perago_worker.task import TaskDefinition
-from perago_worker.watching import slot_count
+from perago_worker.watching import config_hash, slot_count
 from tests.tasks.probe import plain
 
 CONFIG = """
@@ -38,3 +38,15 @@ def test_there_are_no_more_slots_than_attempts_that_may_run(
     count = slot_count(load_config(file, environ={}), replace(definition, controls=controls))
 
     assert count == slots
+
+
+def test_the_hash_of_a_configuration_follows_its_settings(tmp_path: Path) -> None:
+    file = tmp_path / "worker.toml"
+    file.write_text(CONFIG)
+    first = config_hash(load_config(file, environ={}))
+    file.write_text(f"# the same\n{CONFIG}")
+    same = config_hash(load_config(file, environ={"PERAGO_WORKER__CONCURRENCY": "3"}))
+    other = config_hash(load_config(file, environ={"PERAGO_WORKER__CONCURRENCY": "4"}))
+
+    assert first == same != other
+    assert len(first) == 12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from email.utils import formatdate
 from html.parser import HTMLParser
 from typing import Any
 
@@ -22,8 +23,9 @@ from perago_worker.events import (
     Transferred,
 )
 from perago_worker.models import Lease, Outcome
-from perago_worker.telemetry.board import MAX_RECENT, MAX_TEXT, Board
+from perago_worker.telemetry.board import MAX_RECENT, MAX_TEXT, MAX_TIMES, Board
 from perago_worker.telemetry.page import duration, page
+from perago_worker.telemetry.skew import clock_skew_s
 from tests.clocks import ManualClock
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&\x1b[31m\u202e"
@@ -169,6 +171,43 @@ def test_servers_are_shown_with_their_last_answers(watched: Watched) -> None:
     assert watched.snapshot()["servers"][0]["failures"] == 0
 
 
+@pytest.mark.parametrize(
+    ("ahead_s", "shown"),
+    [(0, "as ours"), (-90, "1\u00a0min\u00a029\u00a0s behind"), (600, "10\u00a0min ahead")],
+)
+def test_a_servers_clock_is_compared_with_ours(
+    watched: Watched, ahead_s: float, shown: str
+) -> None:
+    """Dates are whole seconds, so that half of one is what is not known."""
+    date = formatdate(watched.clock.time() + ahead_s, usegmt=True)
+    watched.see(RequestFinished("lakefs", "read", "GET", "", 200, 0.1, date))
+    watched.see(RequestFinished("conductor", "poll", "GET", "", 0, 0.1))
+
+    first, second = watched.snapshot()["servers"]
+
+    assert first["clock_skew_s"] is None
+    assert abs(second["clock_skew_s"] - ahead_s) <= 1
+    assert shown in page({**watched.snapshot(), "not_alive": [], "not_ready": [], "services": []})
+
+
+@pytest.mark.parametrize("date", ["", "yesterday", "Thu, 99 Nov 9999 99:99:99 GMT"])
+def test_a_date_that_is_none_is_no_clock(date: str) -> None:
+    assert clock_skew_s(date, 0.0) is None
+
+
+def test_times_of_attempts_are_told_by_quantiles(watched: Watched) -> None:
+    done = Outcome(kind="completed", code="published")
+    (task,) = watched.snapshot()["tasks"]
+    assert (task["p50_s"], task["p95_s"]) == (None, None)
+    for seconds in range(1, MAX_TIMES * 2 + 1):
+        watched.see(AttemptFinished(lease(), done, float(seconds), True))
+
+    (task,) = watched.snapshot()["tasks"]
+
+    # of the latest ones
+    assert (task["p50_s"], task["p95_s"]) == (MAX_TIMES * 1.5, MAX_TIMES * 1.95)
+
+
 def test_neither_params_nor_results_are_shown(watched: Watched) -> None:
     done = Outcome(kind="completed", code="published", output={"result": {"key": "hunter3"}})
     watched.see(AttemptStarted(lease()))
@@ -253,7 +292,8 @@ def test_the_page_renews_itself_fits_a_phone_and_loads_nothing(watched: Watched)
     assert '<meta http-equiv="refresh" content="5">' in text
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
     targets = re.findall(r'(?:href|src)="([^"]*)"', text)
-    assert set(targets) == {"data:,", "/status.json", "/metrics", "/livez", "/readyz"}
+    paths = ("/status.json", "/metrics", "/livez", "/readyz", "/startupz", "/stacks")
+    assert set(targets) == {"data:,", *paths}
 
 
 def test_the_page_leads_with_what_is_wrong(watched: Watched) -> None:
