@@ -57,6 +57,7 @@ from perago_worker.telemetry.event_log import EventLog
 from perago_worker.telemetry.http import TelemetryServer
 from perago_worker.telemetry.logs import configure_logging, wants_bars
 from perago_worker.telemetry.summary import RunSummary
+from perago_worker.telemetry.traces import open_traces
 from perago_worker.watching import Watching, not_started, status_of
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
     summary = RunSummary()
     worker_id = new_worker_id(config)
     watching = Watching.of(config, definitions, worker_id=worker_id, clock=clock)
+    traces = open_traces(os.environ, worker_id=worker_id)
     requests = watching.requests
     with (
         closing(
@@ -116,7 +118,7 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
             store=store,
             clock=clock,
             redactor=redactor,
-            listeners=[EventLog(), summary, *([bars] if bars else [])],
+            listeners=[EventLog(), summary, *(each for each in (bars, traces) if each)],
             until_idle=until_idle,
             watching=watching,
         )
@@ -124,8 +126,9 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
         try:
             code = supervisor.run()
         finally:
-            if bars:
-                bars.close()
+            for each in (bars, traces):
+                if each:
+                    each.close()
     if until_idle:
         summary.render(sys.stdout)
     return code
