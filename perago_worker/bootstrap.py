@@ -107,7 +107,14 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
                 on_secret=redactor.add,
             )
         ) as queue,
-        closing(open_store(config, listener=requests, on_secret=redactor.add)) as store,
+        closing(
+            open_store(
+                config,
+                listener=requests,
+                on_secret=redactor.add,
+                slots=sum(watching.slots[d.name] for d in definitions if d.has_workspace),
+            )
+        ) as store,
     ):
         if config.queue.kind == "local":
             register_locally(queue, definitions)
@@ -253,12 +260,17 @@ def open_store(
     *,
     listener: Listener | None = None,
     on_secret: Callable[[str], object] = str,
+    slots: int = 1,
 ) -> WorkspaceStore:
-    """Open the configured store; `listener` and `on_secret` as for `open_queue`."""
+    """Open the configured store; `listener` and `on_secret` as for `open_queue`.
+
+    Args:
+        slots: How many attempts there may be at once.
+    """
     settings = config.store
     if isinstance(settings, LocalStoreSettings):
         return open_local_store(config)
-    connections = config.workspace.transfer_connections
+    connections = config.workspace.transfer_connections * slots
     return _open_lakefs(settings, connections=connections, listener=listener, on_secret=on_secret)
 
 

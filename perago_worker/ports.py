@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol, runtime_checkable
 
 from perago_worker.models import Change, CommitInfo, Lease, ObjectInfo, Observation, Outcome
 
@@ -141,6 +141,17 @@ class Digest(Protocol):
         """Return the checksum of all bytes added."""
 
 
+@runtime_checkable
+class Digested(Protocol):
+    """A file to be stored that computes the checksum of what is read of it, from its beginning.
+
+    Attributes:
+        digest: Of all that was read so far, made by `WorkspaceStore.new_digest`.
+    """
+
+    digest: Digest
+
+
 class Stage(Protocol):
     """A private place that starts as a commit's content; nobody else sees what is done there.
 
@@ -157,7 +168,8 @@ class Stage(Protocol):
 
         Streams: memory does not grow with `size`. Not repeated by the adapter, since `source` is
         used up; the caller may open it anew and write again. The caller compares the returned size
-        and checksum with what it read.
+        and checksum with what it read. Where `source` is `Digested`, an adapter that needs the
+        checksum need not compute it again.
 
         Raises:
             StoreUnavailable: Nothing was learnt; or `source` had fewer bytes than `size`.

@@ -6,6 +6,7 @@ compares every file with the manifest, see `refresh`, unless a seal tells that i
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -20,6 +21,9 @@ from pathlib import Path
 from perago_worker.attempt.manifest import Manifest
 from perago_worker.attempt.removal import remove_tree
 from perago_worker.attempt.seal import Seal, Sealer
+
+NO_LEASES = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+"""What file systems that know no leases answer."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,10 @@ class Shelf:
         kept = replace(kept, directory=target)
         sealing = self._sealer.begin(target, kept.manifest, kept.markers)
         # After it was moved: nobody who knows the path it had can open anything in it now.
-        reason = _reason_of_writers(target, kept.manifest)
+        try:
+            reason = _reason_of_writers(target, kept.manifest)
+        except OSError as error:
+            reason = self._cannot_tell(error)
         if reason:
             if sealing is not None:
                 sealing.give_up()
@@ -110,6 +117,13 @@ class Shelf:
         if free < sum(state.size for state in kept.manifest.values()):
             return "the disk has less room left than it takes"
         return ""
+
+    def _cannot_tell(self, error: OSError) -> str:
+        reason = f"its files cannot be checked for writers: {error.strerror}"
+        if error.errno not in NO_LEASES:
+            return reason
+        self._size = 0  # it would be the same for all others, and be told each time
+        return f"{reason}; the file system has no leases, and no workspace will be kept"
 
     def _add(self, kept: Kept) -> None:
         with self._lock:
@@ -136,10 +150,7 @@ class Shelf:
 
 
 def _reason_of_writers(directory: Path, manifest: Manifest) -> str:
-    try:
-        written = first_open_for_writing(directory, manifest)
-    except OSError as error:
-        return f"its files cannot be checked for writers: {error.strerror}"
+    written = first_open_for_writing(directory, manifest)
     return "" if written is None else f"file {written!a} is still open for writing"
 
 

@@ -110,20 +110,29 @@ class _Crew(Generic[T, R]):
 
 
 class DigestingReader:
-    """A file that computes what it was read for, so that the stored bytes can be compared."""
+    """A file that computes what it was read for, so that the stored bytes can be compared.
+
+    Attributes:
+        digest: Of all that was read so far.
+    """
 
     def __init__(
         self, file: BinaryIO, digest: Digest, *, moved: Callable[[int], None] = UNMETERED.moved
     ) -> None:
+        """Prepare.
+
+        Args:
+            moved: Called with the size of each piece before it is handed on; may raise to stop.
+        """
         self._file = file
-        self._digest = digest
+        self.digest = digest
         self._moved = moved
         self.bytes_read = 0
 
     def read(self, size: int = -1, /) -> bytes:
         """Read like the file beneath."""
         data = self._file.read(size)
-        self._digest.update(data)
+        self.digest.update(data)
         self.bytes_read += len(data)
         self._moved(len(data))
         return data

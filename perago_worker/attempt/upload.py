@@ -36,7 +36,12 @@ def upload(
         RetryableAttemptError: A file changed while it was read, or was stored as something else.
         StoreUnavailable: An object could not be stored in several tries.
     """
-    upload_file = partial(_upload_file, moved=meter.moved)
+
+    def moved(size: int) -> None:
+        check()  # within large files too
+        meter.moved(size)
+
+    upload_file = partial(_upload_file, moved=moved)
 
     def send(item: tuple[str, int]) -> tuple[str, FileState]:
         path, size = item

@@ -463,10 +463,12 @@ def test_lakefs_is_spoken_to_as_is_said(here: Here, monkeypatch: pytest.MonkeyPa
         "workspace.transfer_connections = 5",
     )
 
-    with pytest.raises(QueueUnavailable, match="seen"):
-        open_store(config)
+    for slots in (1, 3):
+        with pytest.raises(QueueUnavailable, match="seen"):
+            open_store(config, slots=slots)
 
-    (settings,) = given
+    settings, for_three = given
+    assert for_three.connections == 3 * settings.connections
     assert (settings.connect_timeout_s, settings.request_timeout_s) == (2.0, 3.0)
     assert (settings.presign, settings.connections) == (False, 5)
     assert settings.ca_file == here.folder / "ca.pem"

@@ -12,7 +12,9 @@ import pytest
 
 from perago_worker.adapters.lakefs import LakeFSSettings, LakeFSStore
 from perago_worker.adapters.lakefs.storage import Storage, Unusable, may_be_reached
+from perago_worker.attempt.transfer import DigestingReader
 from perago_worker.errors import NotFound, StoreUnavailable
+from tests.support import raising
 from tests.unit.scripted_server import Act, ScriptedServer, answer, cut_off, cut_off_after, serving
 
 SECRET = "a-secret-that-must-not-be-seen"  # noqa: S105 -- of a server that lives for one test
@@ -216,6 +218,19 @@ def test_an_object_is_written_where_its_address_leads(serve: Any, store_over: An
         "size_bytes": len(CONTENT),
         "content_type": "application/octet-stream",
     }
+
+
+def test_a_checksum_that_the_caller_computes_is_not_computed_again(
+    serve: Any, store_over: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perago_worker.adapters.lakefs.presigned._md5", raising(AssertionError()))
+    objects = serve(answer(200, b"", ETag=f'"{CHECKSUM}"'))
+    lakefs = serve(created, config, staged_at(objects), answer(200, ENTRY))
+    store = store_over(lakefs)
+    reader = DigestingReader(io.BytesIO(CONTENT), store.new_digest(len(CONTENT)))
+    stage = store.stage("data", COMMIT, "perago-1")
+    assert stage.write("ws/a", reader.as_binary(), len(CONTENT)).checksum == CHECKSUM
+    assert json.loads(lakefs.requests[-1].body)["checksum"] == CHECKSUM
 
 
 @pytest.mark.parametrize("tag", ["0" * 32, "opaque-3", None])

@@ -28,7 +28,7 @@ from perago_worker.adapters.lakefs.settings import LakeFSSettings
 from perago_worker.adapters.lakefs.storage import Storage, Unusable
 from perago_worker.adapters.lakefs.streams import SourceError
 from perago_worker.errors import NotFound, StoreError
-from perago_worker.ports import Digest
+from perago_worker.ports import Digest, Digested
 
 if TYPE_CHECKING:  # loading the SDK takes a second; see `LakeFSStore`
     from perago_worker.adapters.lakefs.transport import Transport
@@ -212,24 +212,26 @@ class Presigned:
 
 
 class _Reader:
-    """A file that computes the checksum of what was read of it, and of a part of that."""
+    """A file with the checksum of what was read of it, and of a part of that."""
 
     def __init__(self, source: BinaryIO) -> None:
-        self.digest = hashlib.md5(usedforsecurity=False)
         self.used = False
-        self._part: Digest | None = None
         self._source = source
+        self._digested = isinstance(source, Digested)
+        self.digest: Digest = source.digest if isinstance(source, Digested) else _md5()
+        self._part: Digest | None = None
 
     def begin_part(self) -> Digest:
         """Return a digest of what is read from now on."""
-        self._part = hashlib.md5(usedforsecurity=False)
+        self._part = _md5()
         return self._part
 
     def read(self, size: int = -1, /) -> bytes:
         """Read like the file beneath."""
         self.used = True
         data = self._source.read(size)
-        self.digest.update(data)
+        if not self._digested:
+            self.digest.update(data)
         if self._part is not None:
             self._part.update(data)
         return data
@@ -237,6 +239,10 @@ class _Reader:
     def as_binary(self) -> BinaryIO:
         """Return self typed as a file; it is only read from."""
         return cast("BinaryIO", self)
+
+
+def _md5() -> Digest:
+    return hashlib.md5(usedforsecurity=False)
 
 
 def _hidden(failure: Failure) -> StoreError:

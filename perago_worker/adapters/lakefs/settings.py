@@ -33,7 +33,8 @@ class LakeFSSettings:
         presign_from_bytes: Size from which objects are written there: it takes two calls more.
         presign_part_bytes: Size from which they are written there in parts, and size of those. An
             object store takes 5 GiB at once, and 10,000 parts of 5 MiB and more.
-        connections: How many objects are transferred at a time; that many connections stay warm.
+        connections: How many objects, and ranges of objects, all attempts transfer at a time; that
+            many connections stay warm.
     """
 
     endpoint: str

@@ -20,6 +20,7 @@ from perago_worker.errors import (
     AttemptAbandoned,
     HeadMoved,
     NotFound,
+    NothingToCommit,
     PublishUnknown,
     QueueUnavailable,
     RetryableAttemptError,
@@ -705,6 +706,18 @@ class TestUpload:
 
         with pytest.raises(InterruptedError):
             self.send(here, workspace, stage, check=raising(InterruptedError()))
+
+    def test_it_stops_within_a_file(self, here: Rig, workspace: Workspace, stage: Stage) -> None:
+        (workspace.directory / "out.txt").write_text("1")
+
+        def stop_in_it() -> None:
+            if here.store.calls("stage.write"):
+                raise AttemptAbandoned(Code.CANCELLED, "another has it")
+
+        with pytest.raises(AttemptAbandoned, match="another has it"):
+            self.send(here, workspace, stage, check=stop_in_it)
+        with pytest.raises(NothingToCommit):
+            stage.commit("", {})
 
 
 def test_a_moved_head_is_decided_about_anew(here: Rig, publisher: Publisher) -> None:

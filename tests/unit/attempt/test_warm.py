@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -283,7 +284,7 @@ class TestAttempts:
     ) -> None:
         place.run(lambda ws: (ws / "sub/out").write_text("made"))
         put(place.here.local_store, {"data/in.txt": "other", "data/new/file": "1"})
-        monkeypatch.setattr("perago_worker.attempt.refresh.look", raising(AssertionError()))
+        monkeypatch.setattr("perago_worker.attempt.refresh.look", refusing(AssertionError()))
         before = cold(place.here, place.here.head().id, place.here.root / "cold")
         place.run(lambda ws: (ws / "sub/out").unlink())
 
@@ -559,6 +560,15 @@ class TestKeys:
 # --- the shelf ------------------------------------------------------------------------------------
 
 
+def refusing(error: Exception) -> Callable[..., object]:
+    """Return a function that raises, whatever it is called with."""
+
+    def refuse(*_: object) -> object:
+        raise error
+
+    return refuse
+
+
 def sealed(kept: Kept) -> Seal:
     assert kept.seal is not None
     return kept.seal
@@ -609,6 +619,31 @@ class TestShelf:
         assert shelf.put(kept) == ""
         assert kept.directory.is_dir()
         assert not (tmp_path / "shelf").exists()
+
+    def test_where_there_are_no_leases_it_is_said_once_and_nothing_kept(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        no_leases = refusing(OSError(errno.EINVAL, "Invalid argument"))
+        monkeypatch.setattr("perago_worker.attempt.shelf.first_open_for_writing", no_leases)
+        shelf = Shelf(tmp_path / "shelf", size=3)
+
+        assert shelf.put(self.kept(tmp_path, "1")).endswith(
+            "Invalid argument; the file system has no leases, and no workspace will be kept"
+        )
+        assert shelf.put(self.kept(tmp_path, "2")) == ""
+        assert list((tmp_path / "shelf").iterdir()) == []
+
+    def test_one_that_cannot_be_checked_is_no_reason_not_to_keep_the_next(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shelf = Shelf(tmp_path / "shelf", size=3)
+        with monkeypatch.context() as meanwhile:
+            failure = refusing(OSError(errno.ENOLCK, "No locks available"))
+            meanwhile.setattr("perago_worker.attempt.shelf.first_open_for_writing", failure)
+            assert "No locks available" in shelf.put(self.kept(tmp_path, "1"))
+
+        assert shelf.put(self.kept(tmp_path, "2")) == ""
+        assert len(list((tmp_path / "shelf").iterdir())) == 1
 
     def test_what_was_put_away_and_left_alone_is_sealed(self, tmp_path: Path) -> None:
         assert sealed(self.shelved(tmp_path)).holds()
@@ -681,7 +716,7 @@ class TestShelf:
     def test_where_nothing_can_be_watched_it_is_kept_without_one(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("perago_worker.attempt.seal.Watcher", raising(OSError(24, "too many")))
+        monkeypatch.setattr("perago_worker.attempt.seal.Watcher", refusing(OSError(24, "too many")))
 
         assert self.shelved(tmp_path).seal is None
 
