@@ -282,7 +282,7 @@ class RequestFinished(Event):
     """A request to a server was answered, or not.
 
     Attributes:
-        service: `conductor` or `lakefs`.
+        service: `conductor`, `lakefs`, or `storage`: the object store, by signed addresses.
         operation: What was asked for, one of a few words.
         route: Its path with placeholders, without values.
         status: Of the answer; 0 when none came.
@@ -290,7 +290,7 @@ class RequestFinished(Event):
         date: The answer's Date header as it came, the server's clock; empty when there was none.
     """
 
-    service: Literal["conductor", "lakefs"]
+    service: Literal["conductor", "lakefs", "storage"]
     operation: str
     method: str
     route: str

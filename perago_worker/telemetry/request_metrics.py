@@ -17,6 +17,7 @@ OPERATIONS: Mapping[str, tuple[str, ...]] = {
         *("read", "list", "diff", "commits", "merge", "write", "delete", "address", "commit"),
         *("branches", "other"),
     ),
+    "storage": ("read", "write", "other"),
 }
 """Every word for a request, by service."""
 
@@ -55,6 +56,8 @@ class RequestMetrics:
         )
         for service in services.values():
             self._retries.labels(service)
+        counted = {*services.values(), *(("storage",) if "lakefs" in services.values() else ())}
+        for service in sorted(counted):
             for operation in OPERATIONS[service]:
                 self._seconds.labels(service, operation)
                 for code in CODES:

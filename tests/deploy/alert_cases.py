@@ -7,6 +7,8 @@ from typing import NamedTuple
 WORKER = {"job": "workers", "instance": "w-1"}
 TASK = {"job": "workers", "task": "shop.sum"}
 BOTH = {**WORKER, "task": "shop.sum"}
+IDLE = "+Inf +Inf +Inf +Inf +Inf"
+"""Five minutes of a lease when nothing runs: promtool repeats no infinity."""
 
 
 class Case(NamedTuple):
@@ -347,6 +349,44 @@ CASES = [
             _series("build_info", {**WORKER, "instance": "w-2", "version": "1.1.0"}): "1x120",
         },
         100,
+        None,
+    ),
+    Case(
+        "PeragoWorkerLeaseAlmostLost",
+        "heartbeats stop being answered: of 120 s, 50 are left",
+        {task("lease_remaining_seconds"): f"{IDLE} 100 110 90 100 110 50"},
+        10,
+        BOTH,
+    ),
+    Case(
+        "PeragoWorkerLeaseAlmostLost",
+        "heartbeats renew it, attempts end and others begin",
+        {task("lease_remaining_seconds"): f"100 110 80 {IDLE} 120 85 100 {IDLE}"},
+        9,
+        None,
+    ),
+    Case(
+        "PeragoWorkerLeaseAlmostLost",
+        "nothing runs",
+        {task("lease_remaining_seconds"): f"100 50 {IDLE} {IDLE} {IDLE}"},
+        10,
+        None,
+    ),
+    Case(
+        "PeragoWorkerOrphanBranches",
+        "two workers have left thirty",
+        {
+            worker("orphan_staging_branches"): "20x60",
+            _series("orphan_staging_branches", {**WORKER, "instance": "w-2"}): "10x60",
+        },
+        45,
+        {"job": "workers"},
+    ),
+    Case(
+        "PeragoWorkerOrphanBranches",
+        "some were left during an outage and are swept",
+        {worker("orphan_staging_branches"): "0x5 25x20 0x40"},
+        45,
         None,
     ),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,14 @@ def test_metrics_and_labels_exist(expression: str) -> None:
     assert asked_for(expression) <= set(exist)
     for metric, label in labels_asked_for(expression):
         assert label in exist[metric] | {"job", "instance"}, f"{metric} has no label {label}"
+
+
+def test_every_metric_is_shown() -> None:
+    """What is worth counting is worth a look, in one of its series at least."""
+    shown = {name for expression in expressions() for name in asked_for(expression)}
+    families = {re.sub(r"_(bucket|count|sum)$", "", name) for name in registered()}
+    seen = {re.sub(r"_(bucket|count|sum)$", "", name) for name in shown}
+    assert {name for name in families - seen if name.startswith("perago_worker_")} == set()
 
 
 def test_panels_do_not_overlap_and_fill_the_width() -> None:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from perago_worker.adapters.lakefs import LakeFSSettings, LakeFSStore
 from perago_worker.adapters.lakefs.storage import Storage, Unusable, may_be_reached
 from perago_worker.attempt.transfer import DigestingReader
 from perago_worker.errors import NotFound, StoreUnavailable
-from tests.support import raising
+from perago_worker.events import RequestFinished
+from tests.support import Recorder, raising
 from tests.unit.scripted_server import Act, ScriptedServer, answer, cut_off, cut_off_after, serving
 
 SECRET = "a-secret-that-must-not-be-seen"  # noqa: S105 -- of a server that lives for one test
@@ -97,6 +99,25 @@ def test_an_object_is_read_where_its_address_leads(serve: Any, store_over: Any) 
         "GET /api/v1/config",  # once
         *[f"GET /api/v1/repositories/data/refs/{COMMIT}/objects"] * 2,
     ]
+
+
+def test_requests_to_the_object_store_are_told_of_without_their_addresses(
+    serve: Any,
+) -> None:
+    objects = serve(answer(200, CONTENT, ETag=f'"{CHECKSUM}"'), answer(503, b""))
+    lakefs = serve(config, leads_to(objects), created, staged_at(objects), answer(200, ENTRY))
+    recorder = Recorder()
+    given = settings(lakefs.endpoint, presign_from_bytes=0)
+    with closing(LakeFSStore.open(given, listener=recorder)) as store:
+        read(store)
+        write(store)  # and then through lakeFS
+
+    told = [e for e in recorder.of(RequestFinished) if e.service == "storage"]
+    assert [(e.operation, e.method, e.status) for e in told] == [
+        ("read", "GET", 200),
+        ("write", "PUT", 503),
+    ]
+    assert "Signature" not in str(told)
 
 
 def test_no_credentials_are_sent_to_the_object_store(serve: Any, store_over: Any) -> None:

@@ -47,7 +47,7 @@ class Api:
 
     def __init__(self, settings: LakeFSSettings, *, listener: Listener | None = None) -> None:
         self._transport = transport = Transport(settings, listener=listener)
-        self._presigned = Presigned(transport, settings)
+        self._presigned = Presigned(transport, settings, listener=listener)
         self._branches = BranchesApi(transport.client)
         self._commits = CommitsApi(transport.client)
         self._objects = ObjectsApi(transport.client)

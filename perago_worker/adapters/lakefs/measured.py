@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 from urllib3 import PoolManager
 
@@ -16,13 +17,36 @@ def measure(manager: PoolManager, *, base_path: str, listener: Listener) -> None
     Args:
         base_path: What the paths of all requests begin with.
     """
+
+    def word(method: str, url: str) -> str:
+        return operation(method, url.removeprefix(base_path))
+
+    _measure(manager, "lakefs", word, listener)
+
+
+def measure_storage(manager: PoolManager, *, listener: Listener) -> None:
+    """The same for requests to the object store, by addresses that lakeFS has signed."""
+    _measure(manager, "storage", lambda method, _: "read" if method == "GET" else "write", listener)
+
+
+def _measure(
+    manager: PoolManager,
+    service: Literal["lakefs", "storage"],
+    word: Callable[[str, str], str],
+    listener: Listener,
+) -> None:
     manager.pool_classes_by_scheme = {
-        scheme: _measured(pool, base_path, listener)
+        scheme: _measured(pool, service, word, listener)
         for scheme, pool in manager.pool_classes_by_scheme.items()
     }
 
 
-def _measured(pool: Any, base_path: str, listener: Listener) -> Any:
+def _measured(
+    pool: Any,
+    service: Literal["lakefs", "storage"],
+    word: Callable[[str, str], str],
+    listener: Listener,
+) -> Any:
     class Measured(pool):  # type: ignore[misc]  # one of urllib3's own
         def urlopen(self, method: str, url: str, *args: Any, **options: Any) -> Any:
             started_at = time.monotonic()
@@ -33,8 +57,8 @@ def _measured(pool: Any, base_path: str, listener: Listener) -> Any:
             finally:
                 listener.on_event(
                     RequestFinished(
-                        service="lakefs",
-                        operation=operation(method, url.removeprefix(base_path)),
+                        service=service,
+                        operation=word(method, url),
                         method=method,
                         route="",
                         status=status,

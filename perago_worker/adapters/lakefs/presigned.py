@@ -28,6 +28,7 @@ from perago_worker.adapters.lakefs.settings import LakeFSSettings
 from perago_worker.adapters.lakefs.storage import Storage, Unusable
 from perago_worker.adapters.lakefs.streams import SourceError
 from perago_worker.errors import NotFound, StoreError
+from perago_worker.events import Listener
 from perago_worker.ports import Digest, Digested
 
 if TYPE_CHECKING:  # loading the SDK takes a second; see `LakeFSStore`
@@ -67,10 +68,12 @@ class _Parts(BaseModel):
 class Presigned:
     """Reads and writes by signed addresses. Safe to use from any thread."""
 
-    def __init__(self, transport: Transport, settings: LakeFSSettings) -> None:
+    def __init__(
+        self, transport: Transport, settings: LakeFSSettings, *, listener: Listener | None = None
+    ) -> None:
         self._transport = transport
         self._settings = settings
-        self._storage = Storage(settings)
+        self._storage = Storage(settings, listener=listener)
         self._asking = threading.Lock()
         self._offer: _StorageConfig | None = None if settings.presign else _StorageConfig()
         self._paused_until = 0.0

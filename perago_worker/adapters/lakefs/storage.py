@@ -18,6 +18,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from perago_worker._version import __version__
+from perago_worker.adapters.lakefs.measured import measure_storage
 from perago_worker.adapters.lakefs.settings import LakeFSSettings
 from perago_worker.adapters.lakefs.streams import (
     CHUNK_BYTES,
@@ -27,6 +28,7 @@ from perago_worker.adapters.lakefs.streams import (
     require_range,
 )
 from perago_worker.adapters.tls import TlsSettings, client_context
+from perago_worker.events import Listener
 
 METADATA_SERVICES = frozenset({"fd00:ec2::254", "100.100.100.200", "168.63.129.16"})
 """Where clouds tell a machine its credentials, beside the link-local addresses most of them use."""
@@ -45,7 +47,7 @@ class Storage:
     to another address. Whether authorities are trusted is the system's choice, and `ca_file`'s.
     """
 
-    def __init__(self, settings: LakeFSSettings) -> None:
+    def __init__(self, settings: LakeFSSettings, *, listener: Listener | None = None) -> None:
         lakefs = urlsplit(settings.base_url)
         self._schemes = {"https", lakefs.scheme}
         self._timeout = Timeout(connect=settings.connect_timeout_s, read=settings.request_timeout_s)
@@ -62,6 +64,8 @@ class Storage:
             if _is_loopback(lakefs.hostname or "")
             else {"http": _PlainPool, "https": _SecurePool}
         )
+        if listener is not None:
+            measure_storage(self._pools, listener=listener)
 
     def get(self, address: str, sink: BinaryIO, *, start: int, size: int | None) -> int:
         """Write an object, or a range of it, to `sink` and return the number of bytes.
