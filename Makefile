@@ -37,6 +37,10 @@ deploy-test: .venv/dev.stamp ## Test what is in deploy/: alerts, dashboard, char
 image-test: .venv/dev.stamp ## Build the image from Debian packages and run it (as root; needs buildah, podman)
 	@.venv/bin/python -m pytest -q tests/image
 
+.PHONY: node-test
+node-test: .venv/dev.stamp ## Run workers on a real one-node Kubernetes (as root; the first time takes ten minutes more)
+	@.venv/bin/python deploy/node/enclosed.py .venv/bin/python -m pytest -q tests/node
+
 .PHONY: servers
 servers: .venv/dev.stamp ## Start a real Conductor and a real lakeFS, and print how to reach them
 	@.venv/bin/python $(SERVERS) up
@@ -54,7 +58,7 @@ lint: .venv/dev.stamp ## Check format, style and the direction of imports
 .PHONY: types
 types: .venv/dev.stamp ## Check types
 	@.venv/bin/mypy
-	@.venv/bin/mypy $(SERVERS) deploy/render.py deploy/image.py
+	@.venv/bin/mypy $(SERVERS) deploy/render.py deploy/image.py deploy/node/enclosed.py deploy/node/node.py
 
 # The build backend is in both locks, so that building needs no second download.
 LOCK = $(UV) pip compile --quiet --universal --generate-hashes --no-annotate --upgrade \

@@ -53,11 +53,26 @@ def build() -> None:
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing or os.geteuid():
         raise ImageError(f"Needs root and Debian's {', '.join(TOOLS)}; missing: {missing}")
-    if _run(["buildah", *storage(), "images", "--quiet", BASE], check=False).returncode:
+    if not exists(BASE):
         with tempfile.TemporaryDirectory() as folder:
             _make_base(Path(folder))
     _build(ROOT, WORKER, f"BASE_IMAGE={BASE}")
     _build(ROOT / "deploy/examples/image", EXAMPLE, f"WORKER_IMAGE={WORKER}")
+
+
+def exists(name: str) -> bool:
+    """Tell whether an image is in our cache."""
+    asked = ["buildah", *storage(), "images", "--quiet", name]
+    return not _run(asked, check=False).returncode
+
+
+def buildah(*arguments: str) -> str:
+    """Run buildah on our images and return what it prints.
+
+    Raises:
+        ImageError: It failed.
+    """
+    return _run(["buildah", *storage(), *arguments]).stdout
 
 
 def size_mb(image: str) -> int:
@@ -70,9 +85,9 @@ def _make_base(root: Path) -> None:
     _run(["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root)])
     for folder in ("var/cache/apt", "var/lib/apt/lists", *LEFT_OUT):
         shutil.rmtree(root / folder, ignore_errors=True)
-    container = _run(["buildah", *storage(), "from", "scratch"]).stdout.strip()
-    _run(["buildah", *storage(), "add", "--quiet", container, str(root), "/"])
-    _run(["buildah", *storage(), "commit", "--quiet", "--rm", container, BASE])
+    container = buildah("from", "scratch").strip()
+    buildah("add", "--quiet", container, str(root), "/")
+    buildah("commit", "--quiet", "--rm", container, BASE)
 
 
 def _build(context: Path, name: str, argument: str) -> None:

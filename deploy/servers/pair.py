@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.servers.install import conductor_jar, lakefs_binary
-from deploy.servers.process import ProcessId, Server
+from deploy.servers.process import LOOPBACK, ProcessId, Server
 from deploy.servers.tools import ServersError, find_java
 
 VARIABLES = (
@@ -91,7 +91,7 @@ class ConductorServer(Server):
         return [
             *(str(find_java()), "-Xmx1g", f"-Djava.io.tmpdir={self.directory / 'tmp'}"),
             *("-jar", str(conductor_jar())),
-            *("--server.address=127.0.0.1", f"--server.port={self.port}"),
+            *(f"--server.address={self.listen}", f"--server.port={self.port}"),
         ]
 
     def is_healthy(self, body: bytes) -> bool:
@@ -118,6 +118,7 @@ class LakeFSServer(Server):
         access_key_id: str | None = None,
         secret_access_key: str | None = None,
         settings: Mapping[str, str] | None = None,
+        listen: str = LOOPBACK,
     ) -> None:
         """Describe a server; nothing starts yet.
 
@@ -128,8 +129,9 @@ class LakeFSServer(Server):
             access_key_id: Key of the first user; made up if None. Fixed by the first start.
             secret_access_key: Its secret; made up if None. Fixed by the first start.
             settings: More `LAKEFS_*` variables, which win over those set here.
+            listen: See `Server`.
         """
-        super().__init__(directory, port=port, process=process)
+        super().__init__(directory, port=port, process=process, listen=listen)
         self.access = LakeFSAccess(
             endpoint=self.url,
             access_key_id=access_key_id or f"test-{secrets.token_hex(8)}",
@@ -145,7 +147,7 @@ class LakeFSServer(Server):
         """Give the whole configuration; a file of the user's is not looked for."""
         return {
             **super().environment(),
-            "LAKEFS_LISTEN_ADDRESS": f"127.0.0.1:{self.port}",
+            "LAKEFS_LISTEN_ADDRESS": f"{self.listen}:{self.port}",
             "LAKEFS_DATABASE_TYPE": "local",
             "LAKEFS_DATABASE_LOCAL_PATH": str(self.directory / "meta"),
             "LAKEFS_BLOCKSTORE_TYPE": "local",
@@ -171,12 +173,17 @@ class Servers:
 
     @classmethod
     def in_directory(
-        cls, directory: Path, *, conductor_port: int = 0, lakefs_port: int = 0
+        cls,
+        directory: Path,
+        *,
+        conductor_port: int = 0,
+        lakefs_port: int = 0,
+        listen: str = LOOPBACK,
     ) -> Servers:
         """Describe both servers in a directory; nothing starts yet."""
         return cls(
-            ConductorServer(directory / "conductor", port=conductor_port),
-            LakeFSServer(directory / "lakefs", port=lakefs_port),
+            ConductorServer(directory / "conductor", port=conductor_port, listen=listen),
+            LakeFSServer(directory / "lakefs", port=lakefs_port, listen=listen),
         )
 
     def start(self, *, detach: bool = False) -> None:

@@ -15,6 +15,8 @@ from typing import ClassVar
 
 from deploy.servers.tools import LOG_TAIL_LINES, ServersError
 
+LOOPBACK = "127.0.0.1"
+
 
 @dataclass(frozen=True)
 class ProcessId:
@@ -58,15 +60,24 @@ class Server:
     start_timeout_s: ClassVar[float]
     stop_timeout_s: ClassVar[float] = 30.0
 
-    def __init__(self, directory: Path, *, port: int = 0, process: ProcessId | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        port: int = 0,
+        process: ProcessId | None = None,
+        listen: str = LOOPBACK,
+    ) -> None:
         """Describe a server; nothing starts yet.
 
         Args:
             directory: Its working directory; holds its data and its log. Made if missing.
             port: Loopback port to listen on; 0 picks a free one, once.
             process: The process, when it is already running.
+            listen: Address to listen on; the server is asked on the loopback interface in any case.
         """
         self.directory = directory.absolute()
+        self.listen = listen
         self.port = port or _free_port()
         self.process = process
         self._child: subprocess.Popen[bytes] | None = None

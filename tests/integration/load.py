@@ -85,7 +85,7 @@ class SteadyLoad:
             assert time.monotonic() < give_up_at, f"waited {timeout_s:.0f} s in vain for {what}"
             self._look()
             while len(self._running) < self._at_once:
-                self._start()
+                self.start()
             time.sleep(0.1)
         return found
 
@@ -106,14 +106,22 @@ class SteadyLoad:
             self._judge(verdict, workflow_id, branch, state)
         return verdict
 
-    def _start(self) -> None:
+    def start(self, *, seconds: float | None = None) -> str:
+        """Start one more workflow and return its id.
+
+        Args:
+            seconds: How long its bodies write; the next of the usual lengths unless given.
+        """
         number = next(self._numbers)
         branch = f"load-{number}"
         self._platform.lakefs.add_branch(self._repository, branch, self._ref)
         place = {"branch": branch, "ref_type": "commit", "ref": self._ref}
-        seconds = BODY_SECONDS[number % len(BODY_SECONDS)]
+        if seconds is None:
+            seconds = BODY_SECONDS[number % len(BODY_SECONDS)]
         inputs = {"workspace": {"repository": self._repository, **place}, "seconds": seconds}
-        self._running[self._platform.start(self._workflow, inputs)] = branch
+        workflow_id = self._platform.start(self._workflow, inputs)
+        self._running[workflow_id] = branch
+        return workflow_id
 
     def _look(self) -> None:
         for workflow_id in list(self._running):
