@@ -91,6 +91,33 @@ CASES = [
         None,
     ),
     Case(
+        "PeragoWorkerNotAnswering",
+        "it was scraped, and is no more",
+        {
+            f"up{braced(WORKER)}": "1x9 0x20",
+            worker("build_info", version="1.0.0"): "1x9",
+        },
+        20,
+        WORKER,
+    ),
+    Case(
+        "PeragoWorkerNotAnswering",
+        "a scrape fails, and the next ones do not",
+        {
+            f"up{braced(WORKER)}": "1x9 0x2 1x20",
+            worker("build_info", version="1.0.0"): "1x9 stale stale stale 1x20",
+        },
+        20,
+        None,
+    ),
+    Case(
+        "PeragoWorkerNotAnswering",
+        "something else of the job is down",
+        {f"up{braced(WORKER)}": "0x30"},
+        20,
+        None,
+    ),
+    Case(
         "PeragoWorkerPollErrors",
         "one poll of two fails",
         {
