@@ -47,6 +47,7 @@ from perago_worker.runtime.heartbeats import Heartbeats
 from perago_worker.runtime.janitor import Janitor, SeenRepositories, StageSurvey
 from perago_worker.runtime.poller import Poller
 from perago_worker.runtime.queue_survey import QueueSurvey
+from perago_worker.runtime.secrecy import keep_to_itself
 from perago_worker.runtime.shutdown import Shutdown
 from perago_worker.runtime.slots import SlotPool
 from perago_worker.runtime.supervisor import Supervisor
@@ -83,6 +84,7 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
         TaskDefinitionError: A module cannot be loaded or a task in it breaks the contract.
         ConfigError: Something the configuration names cannot be used.
     """
+    keep_to_itself()
     redactor = Redactor(secret_values(config))
     logs = config.logging
     level = log_level or logs.level
