@@ -11,11 +11,14 @@ What has to be built is built before: Kubernetes from its Go module, the servers
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,7 +48,9 @@ ip link set lo up
 exit $?
 """
 
+PREFIX = "perago-node-"
 GROUPS = Path("/sys/fs/cgroup")
+GONE_TIMEOUT_S = 20.0
 
 WATCHES = Path("/proc/sys/fs/inotify/max_user_instances")
 ENOUGH_WATCHES = 1024
@@ -57,7 +62,10 @@ def main(command: Sequence[str]) -> int:
     if not command:
         say(__doc__ or "")
         return 2
-    folder = Path(tempfile.mkdtemp(prefix="perago-node-"))
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    _sweep()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    held = _lock(folder)
     watches = WATCHES.read_text()
     try:
         check_packages()
@@ -82,8 +90,35 @@ def main(command: Sequence[str]) -> int:
     finally:
         if WATCHES.read_text() != watches:
             WATCHES.write_text(watches)
-        _remove_groups(folder.name)
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
+        os.close(held)
+
+
+def _sweep() -> None:
+    """Remove what killed predecessors left; their processes are gone."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        try:
+            held = _lock(folder)
+        except BlockingIOError:
+            continue
+        _remove(folder)
+        os.close(held)
+
+
+def _lock(folder: Path) -> int:
+    """Hold a folder for as long as this process lives and the descriptor is open."""
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise
+    return held
+
+
+def _remove(folder: Path) -> None:
+    _remove_groups(folder.name)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _roots() -> list[Path]:
@@ -102,7 +137,20 @@ def _remove_groups(name: str) -> None:
     for root in _roots():
         # From the inside out; the files in them are the kernel's.
         for group, _, _ in os.walk(root / name, topdown=False):
-            Path(group).rmdir()
+            _remove_group(Path(group))
+
+
+def _remove_group(group: Path) -> None:
+    give_up_at = time.monotonic() + GONE_TIMEOUT_S
+    while True:
+        try:
+            group.rmdir()
+        except OSError:  # processes that were killed are in it until they are gone
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 if __name__ == "__main__":
