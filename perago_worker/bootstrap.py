@@ -361,7 +361,13 @@ def build_supervisor(
     warm = config.workspace.warm
     if warm is None:
         warm = sum(slots[d.name] for d in definitions if d.has_workspace)
-    directories = AttemptDirectories(config.workspace.root, owner=owner, warm=warm)
+    directories = AttemptDirectories(
+        config.workspace.root,
+        owner=owner,
+        warm=warm,
+        cache_bytes=config.cache_bytes,
+        listener=listener,
+    )
 
     def make_poller(definition: TaskDefinition) -> Poller:
         def make_tools() -> Tools:
@@ -426,7 +432,7 @@ def build_supervisor(
         ),
         observers=[QueueSurvey(queue, domains=domains, clock=clock, listener=listener)],
     )
-    watching.look_at(supervisor, config.workspace.root)
+    watching.look_at(supervisor, config.workspace.root, directories.cache)
     return supervisor
 
 

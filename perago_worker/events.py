@@ -7,7 +7,7 @@ and one that fails is reported and left out of the way of the work.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -17,6 +17,8 @@ from perago_worker.ports import FenceLevel
 PublishOutcome = Literal["merged", "replaced", "refused", "lost_race", "failed"]
 
 WorkspaceSource = Literal["warm", "cold", "unfit"]
+
+CacheLookup = Literal["hit", "miss", "corrupted"]
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,39 @@ class WorkspaceNotKept(Event):
 
     lease: Lease
     reason: str
+
+
+@dataclass(frozen=True)
+class CacheUsed(Event):
+    """The objects of a workspace were looked for in the cache, before they were read.
+
+    Attributes:
+        lookups: How many were there (`hit`), were not (`miss`), or were there and not what they
+            should have been (`corrupted`): then they were removed, and read.
+        hit_bytes: Bytes that need not be read.
+    """
+
+    lease: Lease
+    lookups: Mapping[CacheLookup, int]
+    hit_bytes: int
+
+
+@dataclass(frozen=True)
+class CacheTrimmed(Event):
+    """Objects that were of use longest ago were removed from the cache."""
+
+    objects: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class CacheFailed(Event):
+    """An object could not be kept in the cache or looked up, for the first time after others were.
+
+    Work goes on as without a cache.
+    """
+
+    error: str
 
 
 @dataclass(frozen=True)

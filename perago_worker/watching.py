@@ -16,6 +16,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from perago_worker.attempt.cache import ContentCache
 from perago_worker.attempt.codes import Code
 from perago_worker.attempt.pipeline import STEP_NAMES
 from perago_worker.config import WorkerConfig
@@ -24,6 +25,7 @@ from perago_worker.ports import Clock
 from perago_worker.runtime.supervisor import Supervisor
 from perago_worker.task import TaskDefinition
 from perago_worker.telemetry.board import Board
+from perago_worker.telemetry.cache_metrics import CacheMetrics
 from perago_worker.telemetry.client_metrics import ClientMetrics
 from perago_worker.telemetry.metrics import Metrics
 from perago_worker.telemetry.request_metrics import RequestMetrics
@@ -43,6 +45,7 @@ class Watching:
 
     registry: CollectorRegistry
     metrics: Metrics
+    cache: CacheMetrics
     board: Board
     slots: Mapping[str, int]
     listeners: Sequence[Listener]
@@ -65,6 +68,7 @@ class Watching:
         metrics = Metrics(
             registry, slots=slots, steps=STEP_NAMES, codes=tuple(Code), services=services
         )
+        cache = CacheMetrics(registry, tasks=slots)
         kinds = {"queue": config.queue.kind, "store": config.store.kind}
         servers = {port: kind for port, kind in kinds.items() if kind in SERVERS}
         about = {"id": worker_id, "name": worker_id.partition(":")[0], **kinds}
@@ -76,14 +80,16 @@ class Watching:
         return cls(
             registry=registry,
             metrics=metrics,
+            cache=cache,
             board=board,
             slots=slots,
-            listeners=[metrics, board, *counting],
+            listeners=[metrics, cache, board, *counting],
             requests=Fanout([board, *counting]),
         )
 
-    def look_at(self, supervisor: Supervisor, workspaces: Path) -> None:
+    def look_at(self, supervisor: Supervisor, workspaces: Path, cache: ContentCache) -> None:
         """Have metrics that are read off the worker when somebody asks."""
+        self.cache.watch(lambda: cache.held_bytes)
         self.metrics.watch(
             disk_free_bytes=lambda: _free_bytes(workspaces),
             loop_lag_s=supervisor.lag_s,

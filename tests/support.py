@@ -265,6 +265,7 @@ class Rig:
     body_timeout_s: float | None = None
     redact: Callable[[str], str] = str
     warm: int = 2
+    cache_bytes: int = 64 * 1024**2
 
     def __post_init__(self) -> None:
         template = self.template or _template(self.root.parent)
@@ -273,7 +274,13 @@ class Rig:
         self.local_store = LocalStore(self.root / "store")
         self.queue = Faulty(self.local_queue)
         self.store = Faulty(self.local_store)
-        self.directories = AttemptDirectories(self.root / "work", owner="owner", warm=self.warm)
+        self.directories = AttemptDirectories(
+            self.root / "work",
+            owner="owner",
+            warm=self.warm,
+            cache_bytes=self.cache_bytes,
+            listener=self.recorder,
+        )
         self.directories.open()
         self.start = self.head()
 

@@ -16,15 +16,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from perago_worker.attempt.cache import ContentCache
 from perago_worker.attempt.removal import remove_tree
 from perago_worker.attempt.shelf import Shelf
 from perago_worker.errors import ConfigError, ConfigProblem
+from perago_worker.events import Listener
 
 SHELF_NAME = "warm"
 """Folder of the workspaces that are kept, beside those of attempts."""
 
 SPARE_NAME = "spare"
 """Folder of the empty scratch directories that are lent to attempts without a workspace."""
+
+CACHE_NAME = "cache"
+"""Folder of the cache, beside the directories of workers; no worker owns it."""
 
 LOCK_NAME = "owner.lock"
 
@@ -50,18 +55,32 @@ class AttemptDirectories:
 
     Attributes:
         shelf: Workspaces that are kept for the next attempt of their prefix.
+        cache: Objects that are kept for all workers of this root.
     """
 
-    def __init__(self, root: Path, *, owner: str, warm: int = 0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        owner: str,
+        warm: int = 0,
+        cache_bytes: int = 0,
+        listener: Listener | None = None,
+    ) -> None:
         """Prepare.
 
         Args:
             warm: How many workspaces are kept at most.
+            cache_bytes: How much the cache may hold; 0 is none.
+            listener: Told what becomes of the cache.
         """
         self._root = root
         self._home = root / owner
         self.shelf = Shelf(self._home / SHELF_NAME, size=warm)
         self._spare: list[Path] = []
+        self.cache = ContentCache(
+            root / CACHE_NAME, scratch=self._home, max_bytes=cache_bytes, listener=listener
+        )
         self._lock_fd: int | None = None
 
     def open(self) -> None:
@@ -122,6 +141,15 @@ class AttemptDirectories:
                 self._spare.append(base)
             else:
                 _remove(base)
+
+    def make_room(self) -> bool:
+        """Give back the disk that kept workspaces and the cache take; return whether any was.
+
+        Raises:
+            OSError: It cannot be given back.
+        """
+        kept = self.shelf.clear()
+        return self.cache.clear() or kept
 
     def remove_dead(self) -> list[str]:
         """Remove the directories of workers that are gone; return their names."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from perago_worker.attempt.cache_use import CacheUse
 from perago_worker.attempt.manifest import settle
 from perago_worker.attempt.meter import UNMETERED
 from perago_worker.attempt.ranges import Lanes, Source, damaged, read_ranges, read_whole
@@ -32,6 +33,7 @@ def fetch(
     lanes: Lanes | None = None,
     check: Callable[[], None] = _go_on,
     moved: Callable[[int], None] = UNMETERED.moved,
+    cache: CacheUse | None = None,
 ) -> str:
     """Bring an object into the file `target` and return the checksum of its bytes.
 
@@ -43,6 +45,7 @@ def fetch(
             idle. None reads every object in one go.
         check: Called between pieces of the object, from several threads; raises to stop early.
         moved: Called with the size of each piece, likewise.
+        cache: Where the object is looked for first.
 
     Raises:
         StoreUnavailable: The object could not be read, or did not arrive as it is listed.
@@ -55,7 +58,9 @@ def fetch(
     descriptor = os.open(part, flags, 0o644)
     try:
         try:
-            checksum = _fetch_verified(source, descriptor, lanes)
+            checksum = cache.fill(source, descriptor) if cache else None
+            if checksum is None:
+                checksum = _fetch_verified(source, descriptor, lanes)
             settle(descriptor)
         finally:
             os.close(descriptor)

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from perago_worker.attempt.backoff import Retry
+from perago_worker.attempt.cache_use import CacheUse
 from perago_worker.attempt.codes import Code
 from perago_worker.attempt.download import fetch
 from perago_worker.attempt.keys import (
@@ -81,6 +82,7 @@ class Workspace:
 
     Attributes:
         manifest: The files that the commit holds.
+        brought: Those of them that were not there before.
         markers: Workspace paths of its directory markers.
         prefix: The plain string that all keys begin with.
     """
@@ -93,15 +95,18 @@ class Workspace:
         repository: str,
         prefix: str,
         meter: Meter = UNMETERED,
+        cache: CacheUse | None = None,
     ) -> None:
         self.directory = directory
         self.manifest: Manifest = {}
+        self.brought: Manifest = {}
         self.markers: set[str] = set()
         self._store = store
         self._repository = repository
         self.prefix = key_prefix(prefix)
         self._meter = meter
         self._ours_since_ns = 0
+        self._cache = cache
 
     def download(
         self,
@@ -111,7 +116,7 @@ class Workspace:
         threads: int,
         retry: Retry,
         check: Callable[[], None],
-    ) -> None:
+    ) -> Fetched:
         """Bring every object of the prefix, several at once, while the listing still runs.
 
         Args:
@@ -124,7 +129,9 @@ class Workspace:
             StoreUnavailable: An object could not be read, or not whole, in several tries.
         """
         entries = self._files(commit, limits, retry)
-        self.manifest = self._bring(entries, commit, threads=threads, retry=retry, check=check)
+        fetched = self._bring(entries, commit, threads=threads, retry=retry, check=check)
+        self.manifest = self.brought
+        return fetched
 
     def refresh(
         self,
@@ -157,10 +164,10 @@ class Workspace:
             tidy(self.directory, plan, self.prefix, store=self._store, check=check)
         entries = iter(plan.to_fetch.items())
         self._meter.expect(len(plan.to_fetch), sum(info.size for info in plan.to_fetch.values()))
-        new = self._bring(entries, commit, threads=threads, retry=retry, check=check)
+        fetched = self._bring(entries, commit, threads=threads, retry=retry, check=check)
         self.markers = plan.markers
-        self.manifest = {**plan.manifest, **new}
-        return Fetched(len(new), sum(state.size for state in new.values()))
+        self.manifest = {**plan.manifest, **self.brought}
+        return fetched
 
     def _bring(
         self,
@@ -170,7 +177,8 @@ class Workspace:
         threads: int,
         retry: Retry,
         check: Callable[[], None],
-    ) -> Manifest:
+    ) -> Fetched:
+        before = self._from_cache()
         read = partial(
             fetch,
             self._store,
@@ -178,6 +186,7 @@ class Workspace:
             lanes=Lanes(threads),
             check=check,
             moved=self._meter.moved,
+            cache=self._cache,
         )
 
         def bring(entry: tuple[str, ObjectInfo]) -> tuple[str, FileState]:
@@ -187,7 +196,18 @@ class Workspace:
             self._meter.done()
             return path, FileState.of(target.lstat(), checksum)
 
-        return dict(for_each(entries, bring, threads=threads, check=check))
+        self.brought = dict(for_each(entries, bring, threads=threads, check=check))
+        cached = self._from_cache()
+        size = sum(state.size for state in self.brought.values())
+        return Fetched(
+            len(self.brought) - (cached.objects - before.objects),
+            size - (cached.bytes - before.bytes),
+        )
+
+    def _from_cache(self) -> Fetched:
+        if self._cache is None:
+            return Fetched(0, 0)
+        return Fetched(self._cache.lookups["hit"], self._cache.hit_bytes)
 
     def _files(self, commit: str, limits: Limits, retry: Retry) -> Iterator[tuple[str, ObjectInfo]]:
         """Yield what to download; make directories on the way, before any file in them is begun."""

@@ -25,6 +25,7 @@ from perago_worker.config.values import (
     SecondsOrZero,
     SecretFile,
     Size,
+    SizeOrZero,
     Url,
     VariableName,
     parse_listen,
@@ -35,6 +36,10 @@ Isolation = Literal["process", "thread"]
 Concurrency = Annotated[
     int, Field(strict=True, ge=1, le=256), Expected("a whole number from 1 to 256")
 ]
+
+
+DEFAULT_CACHE_BYTES = 1024**3
+"""With a store across the network. The embedded one is on this disk already."""
 
 
 class Section(BaseModel):
@@ -221,6 +226,10 @@ class WorkspaceSettings(Section):
     """Workspaces that a worker keeps when their attempts are over, so that the next one of the same
     task and repository brings only what has changed; as many as it has slots unless given, 0 keeps
     none."""
+    cache_max: SizeOrZero | None = None
+    """Size of the cache below `root`: objects that were read or published once, for all tasks and
+    workers of this root. It holds less where more would take more than half of what is left of the
+    disk. `1GiB` with lakeFS and none with the embedded store unless given; 0 is none."""
 
 
 class PublishSettings(Section):
@@ -321,6 +330,14 @@ class WorkerConfig(BaseModel):
     tasks: Mapping[str, TaskSettings]
     source: Path
     warnings: tuple[ConfigProblem, ...] = ()
+
+    @property
+    def cache_bytes(self) -> int:
+        """How large the cache may be; 0 is none."""
+        given = self.workspace.cache_max
+        if given is not None:
+            return given
+        return DEFAULT_CACHE_BYTES if self.store.kind == "lakefs" else 0
 
     def task(self, name: str) -> EffectiveTask:
         """Return what holds for the task called `name`."""

@@ -94,6 +94,13 @@ Size = Annotated[
     Expected('a size above zero, such as "512MiB" or "20GB", or a number of bytes'),
 ]
 
+SizeOrZero = Annotated[
+    ByteSize,
+    BeforeValidator(_size),
+    Field(ge=0),
+    Expected('a size, such as "512MiB" or "20GB", or a number of bytes'),
+]
+
 
 # --- text -----------------------------------------------------------------------------------------
 

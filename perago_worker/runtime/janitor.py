@@ -2,7 +2,8 @@
 
 Workers tidy up after themselves; this is for those that could not. A stage is removed only when its
 task is known to have ended, so that whatever is wrong here, no attempt that may publish loses its
-stage. Branches on which a fence was tried have no task: they go by their age.
+stage. Branches on which a fence was tried have no task: they go by their age. The cache, which many
+workers fill, is held to its bounds here too.
 """
 
 from __future__ import annotations
@@ -213,6 +214,7 @@ class Janitor(ThreadService):
         """Tidy up, wait, and so on."""
         while not self.stopping.is_set():
             self._remove_directories()
+            self._trim_cache()
             self._sweep_all()
             self._clock.wait(self.stopping, INTERVAL_S)
 
@@ -222,6 +224,12 @@ class Janitor(ThreadService):
                 self._listener.on_event(Swept("directory", "", name))
         except OSError as error:  # another user's, most likely; the work goes on without it
             _log.warning("a dead worker's directory could not be removed: %s", error)
+
+    def _trim_cache(self) -> None:
+        try:
+            self._directories.cache.trim()
+        except OSError as error:
+            _log.warning("the cache could not be looked at: %s", error)
 
     def _sweep_all(self) -> None:
         for repository in self._seen.names():

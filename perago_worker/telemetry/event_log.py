@@ -10,6 +10,9 @@ from perago_worker.events import (
     AttemptFinished,
     AttemptStarted,
     BodyOutput,
+    CacheFailed,
+    CacheTrimmed,
+    CacheUsed,
     ChildStarted,
     Event,
     GivenBack,
@@ -75,6 +78,12 @@ class EventLog:
                 )
             case WorkspaceNotKept(lease, reason):
                 self._log.info("workspace.not_kept", **identity(lease), reason=reason)
+            case CacheUsed():
+                self._cache_used(event)
+            case CacheTrimmed(objects, size):
+                self._log.debug("cache.trimmed", objects=objects, bytes=size)
+            case CacheFailed(error):
+                self._log.warning("cache.failed", error=error)
             case HeartbeatSent():
                 self._heartbeat_sent(event)
             case Published():
@@ -160,6 +169,18 @@ class EventLog:
             skipped_bytes=event.skipped_bytes,
             seconds=_rounded(event.seconds),
             bytes_per_second=round(rate),
+        )
+
+    def _cache_used(self, event: CacheUsed) -> None:
+        corrupted = event.lookups.get("corrupted", 0)
+        self._log.log(
+            logging.WARNING if corrupted else logging.DEBUG,
+            "cache.used",
+            **identity(event.lease),
+            hits=event.lookups.get("hit", 0),
+            misses=event.lookups.get("miss", 0),
+            corrupted=corrupted,
+            hit_bytes=event.hit_bytes,
         )
 
     def _heartbeat_sent(self, event: HeartbeatSent) -> None:

@@ -7,6 +7,7 @@ import re
 from prometheus_client import CollectorRegistry
 
 from perago_worker.attempt.pipeline import STEP_NAMES
+from perago_worker.telemetry.cache_metrics import CacheMetrics
 from perago_worker.telemetry.metrics import Metrics
 from perago_worker.telemetry.request_metrics import RequestMetrics
 
@@ -19,6 +20,7 @@ def registered() -> dict[str, set[str]]:
     """Return the name of every series that a worker exposes, with its labels."""
     registry = CollectorRegistry()
     Metrics(registry, slots={"t": 1}, steps=STEP_NAMES, services=["poller t"])
+    CacheMetrics(registry, tasks=["t"])
     RequestMetrics(registry, services={"queue": "conductor", "store": "lakefs"})
     return {
         sample.name: set(sample.labels)

@@ -59,12 +59,12 @@ def documented() -> list[str]:
 class Watched:
     """A worker's configuration, whose requests are written down on their way."""
 
-    def __init__(self, platform: Platform, folder: Path, *, warm: int) -> None:
+    def __init__(self, platform: Platform, folder: Path, *, warm: int, cache: str = "0") -> None:
         self._conductor_root = platform.conductor_url.removesuffix("/api")
         self.conductor = FaultProxy(self._conductor_root)
         self.lakefs = FaultProxy(platform.lakefs_access.endpoint)
         self.config = platform.write_config(
-            folder, heartbeat="60s", extra=f"[workspace]\nwarm = {warm}\n"
+            folder, heartbeat="60s", extra=f'[workspace]\nwarm = {warm}\ncache_max = "{cache}"\n'
         )
         text = self.config.read_text().replace(self._conductor_root, self.conductor.url)
         text = text.replace(platform.lakefs_access.endpoint, self.lakefs.url)
@@ -109,6 +109,27 @@ def test_an_attempt_asks_for_nothing_twice(
 
     assert watched.calls(watched.lakefs)[before[0] :] == of_store
     assert watched.calls(watched.conductor)[before[1] :] == of_queue
+
+
+def test_what_is_in_the_cache_is_not_asked_for(platform: Platform, tmp_path: Path) -> None:
+    """What the first attempt read and what it published are found by the second one's process."""
+    watched = Watched(platform, tmp_path, warm=0, cache="1MiB")
+    others = {f"data/{number}.txt": b"%d" % number for number in range(20)}
+    repository, ref = platform.repository({"data/in.txt": b"input", **others})
+    with closing(watched.conductor), closing(watched.lakefs):
+        for deed in ("write", "nothing"):
+            before = len(watched.calls(watched.lakefs))
+            with started_worker(watched.config) as worker:
+                params = {"do": deed, "path": "in.txt", "text": "text"}
+                inputs = {"workspace": workspace(repository, ref), "params": params}
+                state = platform.wait_ended(platform.start_task("probe.files", inputs))
+                assert state["status"] == "COMPLETED", state
+                ref = state["tasks"][0]["outputData"]["workspace"]["ref"]
+                worker.wait_event("attempt.finished")
+
+        object_reads = [call for call in watched.calls(watched.lakefs) if call == READ[-1]]
+        assert len(object_reads) == 21
+        assert READ[-1] not in watched.calls(watched.lakefs)[before:]
 
 
 @pytest.mark.parametrize("watched", [1], indirect=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from perago_worker.adapters.local.queue import LocalQueue
 from perago_worker.adapters.local.queue_records import TaskRecord
-from perago_worker.attempt.directories import SHELF_NAME, SPARE_NAME, worker_directories
+from perago_worker.attempt.directories import CACHE_NAME, SHELF_NAME, SPARE_NAME, worker_directories
 from perago_worker.models import CommitInfo, Publication
 from perago_worker.ports import Clock, TaskQueue, WorkspaceStore
 from perago_worker.runtime.janitor import StageSurvey
@@ -111,7 +111,7 @@ def left_in(
     directories = [
         f"directory {path.relative_to(work)}"
         for path in work.glob("*/*")
-        if path.is_dir() and path not in kept
+        if path.is_dir() and path not in kept and path.parent.name != CACHE_NAME
     ]
     bodies = [
         f"process {entry.pid}"

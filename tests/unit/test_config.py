@@ -145,6 +145,7 @@ KEYS = [
     Key("workspace", "max_bytes", '"20GB"', "20GB", 20_000_000_000),
     Key("workspace", "max_objects", "10", "10", 10),
     Key("workspace", "warm", "0", "0", 0),
+    Key("workspace", "cache_max", '"20GB"', "20GB", 20_000_000_000),
     Key("publish", "merge_timeout", '"90s"', "90s", 90.0),
     Key("publish", "completion_timeout", '"1m30s"', "1m30s", 90.0),
     Key("publish", "heartbeat_interval", '"10s"', "10s", 10.0),
@@ -238,6 +239,8 @@ def test_defaults_are_those_of_a_first_use(folder: Path) -> None:
     assert config.store.kind == "local"
     assert config.store.path == folder / "var/repositories"
     assert config.workspace.root == folder / "var/workspaces"
+    assert config.cache_bytes == 0
+    assert load(folder, SERVERS).cache_bytes == 1024**3
     assert config.http.address == ("127.0.0.1", 9464)
     assert config.source == folder / "worker.toml"
     assert config.warnings == ()
@@ -412,6 +415,7 @@ def test_a_folder_in_place_of_the_file_is_reported(tmp_path: Path) -> None:
         ("workspace", 'root = ""', 'got ""; expected a path'),
         ("workspace", "max_objects = 0", "got 0; expected a whole number from 1 upwards"),
         ("workspace", "warm = -1", "got -1; expected a whole number from 0 to 4096"),
+        ("workspace", "cache_max = -1", "got -1; expected a size, such as"),
         ("publish", "merge_timeout = 0", "got 0; expected a duration above zero"),
         ("publish", 'record_result = "no"', 'got "no"; expected true or false'),
         ("publish", 'require_fence = "swap"', 'got "swap"; expected "none" or "hook"'),

@@ -28,6 +28,7 @@ from perago_worker.attempt.pipeline import STEP_NAMES
 from perago_worker.cli import app
 from perago_worker.config import load_config
 from perago_worker.task import load_module_tasks
+from perago_worker.telemetry.cache_metrics import CacheMetrics
 from perago_worker.telemetry.client_metrics import ClientMetrics
 from perago_worker.telemetry.metrics import Metrics
 from perago_worker.telemetry.request_metrics import RequestMetrics
@@ -226,6 +227,7 @@ def test_every_step_is_explained() -> None:
 def test_every_metric_is_listed_with_its_labels() -> None:
     registry = CollectorRegistry()
     Metrics(registry, slots={"t": 1}, steps=["s"], services=["p"])
+    CacheMetrics(registry, tasks=["t"])
     RequestMetrics(registry, services={"queue": "conductor", "store": "lakefs"})
     expected = {}
     for family in registry.collect():

@@ -30,7 +30,7 @@ from perago_worker.adapters.system import SystemClock
 from perago_worker.attempt.body.process import ProcessBody
 from perago_worker.attempt.codes import Code
 from perago_worker.attempt.context import Attempt
-from perago_worker.attempt.directories import AttemptDirectories
+from perago_worker.attempt.directories import CACHE_NAME, AttemptDirectories
 from perago_worker.attempt.lease_keeper import LeaseKeeper
 from perago_worker.attempt.pipeline import run_attempt
 from perago_worker.attempt.stop import StopToken
@@ -144,7 +144,9 @@ class Here:
         assert isinstance(store, LocalStore)
         register_locally(queue, [definition])
         warm = 1 if config.workspace.warm is None else config.workspace.warm
-        directories = AttemptDirectories(config.workspace.root, owner="owner", warm=warm)
+        directories = AttemptDirectories(
+            config.workspace.root, owner="owner", warm=warm, cache_bytes=config.cache_bytes
+        )
         directories.open()
         tools = tools_of(
             config,
@@ -503,6 +505,18 @@ def test_workspaces_are_kept_for_the_next_attempt(here: Here, kept: int, source:
     here.run(config, FILES, times=2, do="nothing")
 
     assert [e.source for e in here.recorder.of(WorkspaceBrought)] == ["cold", source]
+
+
+@pytest.mark.key("workspace.cache_max")
+@pytest.mark.parametrize(
+    ("line", "kept"), [('cache_max = "1MiB"', True), ("cache_max = 0", False), ("warm = 0", False)]
+)
+def test_objects_are_kept_for_other_workers(here: Here, line: str, kept: bool) -> None:
+    config = here.config('worker.isolation = "thread"', f"workspace.{line}")
+
+    here.run(config, FILES, do="nothing")
+
+    assert (config.workspace.root / CACHE_NAME).exists() is kept
 
 
 # --- [publish] ------------------------------------------------------------------------------------

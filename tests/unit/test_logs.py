@@ -21,6 +21,9 @@ from perago_worker.events import (
     AttemptFinished,
     AttemptStarted,
     BodyOutput,
+    CacheFailed,
+    CacheTrimmed,
+    CacheUsed,
     ChildStarted,
     Event,
     GivenBack,
@@ -182,6 +185,35 @@ def without_time(line: dict[str, Any]) -> dict[str, Any]:
                 "bytes_per_second": 600,
             },
         ),
+        (
+            CacheUsed(lease(), {"hit": 3, "miss": 1}, 300),
+            {
+                **IDENTITY,
+                "event": "cache.used",
+                "level": "debug",
+                "hits": 3,
+                "misses": 1,
+                "corrupted": 0,
+                "hit_bytes": 300,
+            },
+        ),
+        (
+            CacheUsed(lease(), {"corrupted": 2}, 0),
+            {
+                **IDENTITY,
+                "event": "cache.used",
+                "level": "warning",
+                "hits": 0,
+                "misses": 0,
+                "corrupted": 2,
+                "hit_bytes": 0,
+            },
+        ),
+        (
+            CacheTrimmed(2, 300),
+            {"event": "cache.trimmed", "level": "debug", "objects": 2, "bytes": 300},
+        ),
+        (CacheFailed("full"), {"event": "cache.failed", "level": "warning", "error": "full"}),
         (
             HeartbeatSent(lease(), "held", 0.1),
             {

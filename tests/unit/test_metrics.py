@@ -17,6 +17,10 @@ from perago_worker.events import (
     AttemptFinished,
     AttemptStarted,
     BodyOutput,
+    CacheFailed,
+    CacheLookup,
+    CacheTrimmed,
+    CacheUsed,
     CallRepeated,
     ChildStarted,
     Event,
@@ -40,6 +44,7 @@ from perago_worker.events import (
 from perago_worker.models import Lease, Outcome
 from perago_worker.models.outcome import OutcomeKind
 from perago_worker.ports import FenceLevel
+from perago_worker.telemetry.cache_metrics import CacheMetrics
 from perago_worker.telemetry.client_metrics import ClientMetrics
 from perago_worker.telemetry.metrics import PHASE_BUCKETS_S, Metrics
 from perago_worker.telemetry.request_metrics import OPERATIONS, RequestMetrics
@@ -452,6 +457,28 @@ def test_only_servers_that_there_are_have_series() -> None:
     services = {dict(labels)["service"] for _, labels in values(registry)}
 
     assert services == {"conductor"}
+
+
+def test_what_the_cache_was_good_for_is_counted() -> None:
+    registry = CollectorRegistry()
+    metrics = CacheMetrics(registry, tasks=["a"])
+    metrics.watch(lambda: 5e6)
+    at_start = set(values(registry))
+    metrics.on_event(CacheUsed(lease(), {"hit": 3, "corrupted": 1}, 300))
+    metrics.on_event(CacheTrimmed(2, 200))
+    metrics.on_event(CacheFailed("full"))
+    metrics.on_event(AttemptStarted(lease()))
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"perago_worker_cache_{name}", labels)
+
+    assert set(values(registry)) == at_start
+    outcomes = [value("lookups_total", task="a", outcome=o) for o in get_args(CacheLookup)]
+    assert outcomes == [3, 0, 1]
+    assert value("hit_bytes_total", task="a") == 300
+    assert value("evicted_bytes_total") == 200
+    assert value("failures_total") == 1
+    assert value("held_bytes") == 5e6
 
 
 def test_metrics_of_conductors_clients_are_there_from_the_start() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-
+from perago_worker.attempt.cache_entries import DISK_FULL
+from perago_worker.attempt.cache_fill import CacheFill
+from perago_worker.attempt.cache_use import CacheUse
 from perago_worker.attempt.codes import Code
 from perago_worker.attempt.context import Attempt
 from perago_worker.attempt.manifest import Manifest
@@ -13,7 +14,7 @@ from perago_worker.attempt.removal import remove_tree
 from perago_worker.attempt.shelf import Kept
 from perago_worker.attempt.workspace import Fetched, Workspace
 from perago_worker.errors import NotFound, RetryableAttemptError, StoreRefused
-from perago_worker.events import Transferred, WorkspaceBrought, WorkspaceNotKept
+from perago_worker.events import CacheUsed, Transferred, WorkspaceBrought, WorkspaceNotKept
 from perago_worker.guards import check_guardrails
 
 
@@ -22,6 +23,7 @@ def download(attempt: Attempt) -> None:
     spec = attempt.definition.workspace
     assert spec is not None  # noqa: S101 -- the step is only in the lists of workspace tasks
     tools = attempt.tools
+    use = CacheUse(tools.directories.cache) if tools.directories.cache.on else None
     attempt.workspace = Workspace(
         attempt.directory.workspace,
         store=tools.store,
@@ -30,9 +32,14 @@ def download(attempt: Attempt) -> None:
         meter=TransferMeter(
             attempt.lease, "download", listener=tools.listener, now=tools.clock.now
         ),
+        cache=use,
     )
     started_at = tools.clock.now()
-    fetched = _refreshed(attempt, spec.prefix) or _downloaded(attempt)
+    try:
+        fetched = _refreshed(attempt, spec.prefix) or _downloaded(attempt)
+    finally:
+        if use is not None:
+            tools.listener.on_event(CacheUsed(attempt.lease, use.lookups, use.hit_bytes))
     size = sum(file.size for file in attempt.workspace.manifest.values())
     tools.listener.on_event(
         Transferred(
@@ -45,6 +52,7 @@ def download(attempt: Attempt) -> None:
         )
     )
     attempt.leaving.callback(_keep, attempt, spec.prefix)
+    _cache_files(attempt)
 
 
 def _refreshed(attempt: Attempt, prefix: str) -> Fetched | None:
@@ -81,20 +89,17 @@ def _refreshed(attempt: Attempt, prefix: str) -> Fetched | None:
 def _downloaded(attempt: Attempt) -> Fetched:
     """Download everything; where the disk is full, once more without what is kept on it."""
     try:
-        _download(attempt)
+        return _download(attempt)
     except OSError as error:
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        if not full or not attempt.tools.directories.shelf.clear():
+        if error.errno not in DISK_FULL or not attempt.tools.directories.make_room():
             raise
         _make_empty(attempt)
-        _download(attempt)
-    files = attempt.workspace.manifest.values()
-    return Fetched(len(files), sum(file.size for file in files))
+        return _download(attempt)
 
 
-def _download(attempt: Attempt) -> None:
+def _download(attempt: Attempt) -> Fetched:
     settings = attempt.tools.settings
-    attempt.workspace.download(
+    return attempt.workspace.download(
         attempt.input_commit.id,
         limits=settings.limits,
         threads=settings.transfer_threads,
@@ -128,6 +133,26 @@ def _keep(attempt: Attempt, prefix: str) -> None:
         reason = _words(error)
     if reason:
         attempt.tools.listener.on_event(WorkspaceNotKept(attempt.lease, reason))
+
+
+def _cache_files(attempt: Attempt) -> None:
+    """Have whoever needs the same objects next find them on the disk.
+
+    Those that were read are added while the attempt goes on, those it published at its end.
+    """
+    cache = attempt.tools.directories.cache
+    if not cache.on:
+        return
+    shut_down = attempt.tools.shut_down
+    fill = CacheFill(cache, attempt.directory.workspace, go_on=lambda: not shut_down.is_set())
+    fill.start(attempt.workspace.brought)
+    attempt.leaving.callback(_finish, attempt, fill)
+
+
+def _finish(attempt: Attempt, fill: CacheFill) -> None:
+    fill.finish()
+    if attempt.output_ref is not None:
+        fill.add(attempt.uploaded)
 
 
 def _manifest_after(attempt: Attempt) -> Manifest:

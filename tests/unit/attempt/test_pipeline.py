@@ -646,7 +646,7 @@ class TestRetry:
         here.local_queue.complete(first.lease, Outcome(kind="failed", code="x", reason="lost"))
         here.queue.before("ended", raising(QueueUnavailable("away")))
         here.store.before("read", raising(AWAY))
-        here.directories.shelf.clear()
+        here.directories.make_room()
 
         ran = run.next()
 
