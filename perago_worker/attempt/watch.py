@@ -11,6 +11,7 @@ import ctypes
 import os
 import struct
 import threading
+import weakref
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -74,6 +75,7 @@ class Watcher:
         self._add, self._remove = libc.inotify_add_watch, libc.inotify_rm_watch
         self._add.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
         self._fd = _checked(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        self._close = weakref.finalize(self, os.close, self._fd)  # there are 128 for each user
         self._lock = threading.Lock()
         self._touched: set[int] = set()
         self.overflows = 0
@@ -116,9 +118,8 @@ class Watcher:
     def close(self) -> None:
         """Watch nothing more. Idempotent."""
         with self._lock:
-            fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+            self._fd = -1
+        self._close()
 
     def _take_notice(self) -> None:
         with suppress(BlockingIOError):
