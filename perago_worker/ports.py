@@ -247,6 +247,7 @@ class WorkspaceStore(Protocol):
         *,
         start: int = 0,
         size: int | None = None,
+        listed_size: int | None = None,
     ) -> int:
         """Write an object's bytes to `into`, streaming, and return their number. Idempotent.
 
@@ -258,6 +259,8 @@ class WorkspaceStore(Protocol):
             start: The first byte wanted.
             size: How many bytes are wanted at most, from 1; None is all that follow. Fewer are
                 written where the object ends before, none where it ends at or before `start`.
+            listed_size: The object's size, where the caller knows it: small ones may be read in
+                another way than large ones, to the same effect.
         """
 
     @property

@@ -76,12 +76,21 @@ class Source:
 
     def read(self, into: _Place) -> int:
         """Write the whole object to a place in a file and return the number of bytes."""
-        return self.store.read(self.repository, self.commit, self.info.key, into.as_binary())
+        return self._read(into)
 
     def read_range(self, into: _Place, start: int, size: int) -> int:
         """Write a range of the object to a place in a file and return the number of bytes."""
+        return self._read(into, start=start, size=size)
+
+    def _read(self, into: _Place, *, start: int = 0, size: int | None = None) -> int:
         return self.store.read(
-            self.repository, self.commit, self.info.key, into.as_binary(), start=start, size=size
+            self.repository,
+            self.commit,
+            self.info.key,
+            into.as_binary(),
+            start=start,
+            size=size,
+            listed_size=self.info.size,
         )
 
 

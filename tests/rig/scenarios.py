@@ -275,11 +275,14 @@ class HostileStore(LocalStore):
         *,
         start: int = 0,
         size: int | None = None,
+        listed_size: int | None = None,
     ) -> int:
         """Read nothing from it."""
         if key.endswith("escaped.txt"):
             return 0
-        return super().read(repository, commit, key, into, start=start, size=size)
+        return super().read(
+            repository, commit, key, into, start=start, size=size, listed_size=listed_size
+        )
 
 
 def key_that_leads_out() -> None:

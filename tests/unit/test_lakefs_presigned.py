@@ -121,6 +121,18 @@ def test_requests_to_the_object_store_are_told_of_without_their_addresses(
     assert "Signature" not in str(told)
 
 
+def test_what_is_known_to_be_small_is_read_through_lakefs(serve: Any, store_over: Any) -> None:
+    """To ask for its address costs as much as the object does."""
+    lakefs = serve(answer(200, CONTENT))
+    store = LakeFSStore.open(settings(lakefs.endpoint, presign_from_bytes=6))
+    assert read(store, listed_size=5) == CONTENT
+    assert len(lakefs.requests) == 1
+    store.close()
+    objects = serve(answer(200, CONTENT))
+    assert read(store_over(serve(config, leads_to(objects))), listed_size=5) == CONTENT
+    assert len(objects.requests) == 1
+
+
 def test_no_credentials_are_sent_to_the_object_store(serve: Any, store_over: Any) -> None:
     objects = serve(answer(200, CONTENT, ETag=f'"{CHECKSUM}"'))
     read(store_over(serve(config, leads_to(objects))))

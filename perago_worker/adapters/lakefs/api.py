@@ -232,15 +232,17 @@ class Api:
         sink: BinaryIO,
         start: int,
         size: int | None,
+        listed_size: int | None,
         into: ToError,
     ) -> int:
         """Write an object, or a range of it, to `sink` and return the number of bytes."""
         path = ("repositories", repository, "refs", commit, "objects")
-        read = self._presigned.download(
-            *path, key=key, sink=sink, start=start, size=size, into=into
-        )
-        if read is not None:
-            return read
+        if self._presigned.pays(listed_size):
+            read = self._presigned.download(
+                *path, key=key, sink=sink, start=start, size=size, into=into
+            )
+            if read is not None:
+                return read
         return self._transport.download(
             *path, query={"path": key}, sink=sink, start=start, size=size, into=into
         )

@@ -79,6 +79,13 @@ class Presigned:
         self._paused_until = 0.0
         self._tags_are_checksums = True
 
+    def pays(self, size: int | None) -> bool:
+        """Tell whether an object of this size is worth the calls that its address takes.
+
+        One whose size is not known is.
+        """
+        return size is None or size >= self._settings.presign_from_bytes
+
     def download(
         self,
         *path: str,
@@ -120,7 +127,7 @@ class Presigned:
         Returns:
             What lakeFS says was stored; None when nothing was read from `source`.
         """
-        if size < self._settings.presign_from_bytes or not self._tags_are_checksums:
+        if not self.pays(size) or not self._tags_are_checksums:
             return None
         offer = self._offered()
         # Other object stores want headers of their own; reading needs none from any.

@@ -30,7 +30,8 @@ class LakeFSSettings:
         request_timeout_s: Longest silence of the server within a call.
         presign: Read and write objects at the object store itself, by addresses that lakeFS signs,
             where it offers to.
-        presign_from_bytes: Size from which objects are written there: it takes two calls more.
+        presign_from_bytes: Size from which objects are read and written there: it takes one call
+            more, or two.
         presign_part_bytes: Size from which they are written there in parts, and size of those. An
             object store takes 5 GiB at once, and 10,000 parts of 5 MiB and more.
         connections: How many objects, and ranges of objects, all attempts transfer at a time; that

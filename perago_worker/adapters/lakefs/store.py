@@ -162,6 +162,7 @@ class LakeFSStore:
         *,
         start: int = 0,
         size: int | None = None,
+        listed_size: int | None = None,
     ) -> int:
         """Write an object's bytes to `into`, streaming; what `into` raises is passed on."""
         _require(_COMMIT, commit, NotFound("commit", commit))
@@ -175,6 +176,7 @@ class LakeFSStore:
             sink=into,
             start=start,
             size=size,
+            listed_size=listed_size,
             into=partial(store_error, doing=f"reading {shown(key)} at {commit}", missing=missing),
         )
 

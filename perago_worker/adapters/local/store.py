@@ -122,6 +122,7 @@ class LocalStore:
         *,
         start: int = 0,
         size: int | None = None,
+        listed_size: int | None = None,  # noqa: ARG002 -- all are read alike
     ) -> int:
         """Write an object's bytes to `into`; see the port.
 

@@ -58,6 +58,7 @@ class Shelf:
         *,
         start: int = 0,
         size: int | None = None,
+        listed_size: int,
     ) -> int:
         assert (repository, commit, key) == ("data", "c0ffee", "ws/file")
         with self._lock:

@@ -131,7 +131,9 @@ class Keys:
             digest.update(data)
             yield ObjectInfo(key=key, size=len(data), checksum=digest.hexdigest())
 
-    def read(self, repository: str, commit: str, key: str, into: io.BytesIO) -> int:
+    def read(
+        self, repository: str, commit: str, key: str, into: io.BytesIO, **_: int | None
+    ) -> int:
         return into.write(self._objects[key])
 
     def new_digest(self, size: int) -> Digest:
@@ -310,7 +312,9 @@ class Damaging(Keys):
         super().__init__(beneath, {"data/file": checksum_of})
         self.readings = readings
 
-    def read(self, repository: str, commit: str, key: str, into: io.BytesIO) -> int:
+    def read(
+        self, repository: str, commit: str, key: str, into: io.BytesIO, **_: int | None
+    ) -> int:
         return into.write(self.readings.pop(0) if len(self.readings) > 1 else self.readings[0])
 
 
