@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
 
 from perago_worker.cli.check import Report
 from perago_worker.cli.exits import Exit
+from perago_worker.config import Redactor
 from perago_worker.telemetry.text import visible
 
 T = TypeVar("T")
@@ -91,6 +92,14 @@ class Diagnosis:
     def code(self) -> Exit:
         """The exit code of the most basic thing that is in the way of work."""
         return Report(codes=set(self.codes)).code
+
+    def without_secrets(self, secrets: Collection[str]) -> None:
+        """Hide secrets, which servers may repeat in what they answer."""
+        redact = Redactor(secrets).text
+        self.lines = [
+            Line(line.level, *map(redact, (line.what, line.found, line.why, line.todo)))
+            for line in self.lines
+        ]
 
     def as_json(self, config: str) -> dict[str, Any]:
         """Return everything as plain values."""

@@ -25,7 +25,7 @@ from perago_worker.cli.doctor_servers import Clocks, Server, reach, servers_of
 from perago_worker.cli.doctor_store import examine_repository
 from perago_worker.cli.doctor_tasks import examine_times
 from perago_worker.cli.options import ConfigOption, config_path
-from perago_worker.config import WorkerConfig
+from perago_worker.config import WorkerConfig, secret_values
 
 NOT_WITHOUT = "The worker does not start without it."
 
@@ -100,6 +100,7 @@ def examine(path: Path, repositories: Sequence[str], *, write: bool) -> Diagnosi
     )
     examine_machine(diagnosis, config, slots=_slots(config, definitions or {}))
     _examine_servers(diagnosis, config, definitions or {}, repositories, write=write)
+    diagnosis.without_secrets(secret_values(config))
     return diagnosis
 
 

@@ -127,6 +127,9 @@ def test_no_secret_comes_out_anywhere(raised: str, isolation: str, tmp_path: Pat
     printed = [event for event in worker.events if event.get("source") == "body"]
     assert all(event["task_id"] for event in printed)
     assert {event["stream"] for event in printed} >= {"stdout", "log", "progress"}
+    logged = [event for event in worker.events if event.get("logger") == "leaky"]
+    assert bool(logged) is (isolation == "thread")
+    assert all(event["task_id"] and event["poll"] for event in logged)
     leaks = {(where, s) for where, text in shown.items() for s in SECRETS if s in text}
     assert leaks == set()
     for where in ("/", "/status.json", "log", "reasons", "task logs"):

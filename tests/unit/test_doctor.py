@@ -310,7 +310,7 @@ def test_a_clock_that_is_far_off_fails(project: Path, start: Start) -> None:
 
 
 def test_a_server_that_refuses_our_keys(project: Path, start: Start) -> None:
-    refusal = dated(401, {"message": "error authenticating request"})
+    refusal = dated(401, {"message": "error authenticating request of canary-secret"})
     write_servers(
         project,
         start(dated(401, {"message": "no such key"})).endpoint,
@@ -324,6 +324,7 @@ def test_a_server_that_refuses_our_keys(project: Path, start: Start) -> None:
     assert "queue.auth_key_secret_file" in line(diagnosis, "queue").todo
     assert levels(diagnosis)["store"] is Level.FAIL
     assert "store.secret_access_key_file" in line(diagnosis, "store").todo
+    assert "request of [redacted]" in line(diagnosis, "store").found
 
 
 def test_servers_that_are_not_there(project: Path) -> None:

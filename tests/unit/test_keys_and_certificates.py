@@ -86,7 +86,7 @@ class Place:
     """A folder with a configuration, and a server."""
 
     folder: Path
-    authority: trustme.CA = field(default_factory=trustme.CA)
+    authority: trustme.CA
     secrets: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -141,12 +141,17 @@ def https(server: ScriptedServer) -> str:
     return server.endpoint.replace("http:", "https:")
 
 
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def place(tmp_path: Path, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> Place:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-    return Place(tmp_path)
+    return Place(tmp_path, authority)
 
 
 def ask_conductor(place: Place, config: WorkerConfig) -> None:
