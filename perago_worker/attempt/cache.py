@@ -218,12 +218,12 @@ class ContentCache:
         self._trim(self._limit())
 
     def clear(self) -> bool:
-        """Remove all that is kept; return whether there was anything.
-
-        Raises:
-            OSError: The folder cannot be read or written.
-        """
-        return self._trim(0) > 0
+        """Remove what is kept, as far as that can be done; return whether there was anything."""
+        try:
+            return self._trim(0) > 0
+        except OSError as error:
+            self._tell_failure(error)
+            return False
 
     def _trim(self, limit: int) -> int:
         """Remove what is beyond `limit`, unless somebody does; return the number of objects."""

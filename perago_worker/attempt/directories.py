@@ -143,11 +143,7 @@ class AttemptDirectories:
                 _remove(base)
 
     def make_room(self) -> bool:
-        """Give back the disk that kept workspaces and the cache take; return whether any was.
-
-        Raises:
-            OSError: It cannot be given back.
-        """
+        """Give back the disk that kept workspaces and the cache take; return whether any was."""
         kept = self.shelf.clear()
         return self.cache.clear() or kept
 

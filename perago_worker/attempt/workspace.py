@@ -82,7 +82,7 @@ class Workspace:
 
     Attributes:
         manifest: The files that the commit holds.
-        brought: Those of them that were not there before.
+        brought: Those of them that were not there before; also of a download that failed.
         markers: Workspace paths of its directory markers.
         prefix: The plain string that all keys begin with.
     """
@@ -178,6 +178,7 @@ class Workspace:
         retry: Retry,
         check: Callable[[], None],
     ) -> Fetched:
+        self.brought = {}
         before = self._from_cache()
         read = partial(
             fetch,
@@ -189,14 +190,14 @@ class Workspace:
             cache=self._cache,
         )
 
-        def bring(entry: tuple[str, ObjectInfo]) -> tuple[str, FileState]:
+        def bring(entry: tuple[str, ObjectInfo]) -> None:
             path, info = entry
             target = self.directory / path
             checksum = retry(read, commit, info, target)
             self._meter.done()
-            return path, FileState.of(target.lstat(), checksum)
+            self.brought[path] = FileState.of(target.lstat(), checksum)
 
-        self.brought = dict(for_each(entries, bring, threads=threads, check=check))
+        for_each(entries, bring, threads=threads, check=check)
         cached = self._from_cache()
         size = sum(state.size for state in self.brought.values())
         return Fetched(

@@ -34,12 +34,14 @@ def download(attempt: Attempt) -> None:
         ),
         cache=use,
     )
+    attempt.leaving.callback(_keep, attempt, spec.prefix)
     started_at = tools.clock.now()
     try:
         fetched = _refreshed(attempt, spec.prefix) or _downloaded(attempt)
     finally:
         if use is not None:
             tools.listener.on_event(CacheUsed(attempt.lease, use.lookups, use.hit_bytes))
+            _cache_files(attempt)
     size = sum(file.size for file in attempt.workspace.manifest.values())
     tools.listener.on_event(
         Transferred(
@@ -51,8 +53,6 @@ def download(attempt: Attempt) -> None:
             skipped_bytes=size - fetched.bytes,
         )
     )
-    attempt.leaving.callback(_keep, attempt, spec.prefix)
-    _cache_files(attempt)
 
 
 def _refreshed(attempt: Attempt, prefix: str) -> Fetched | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,22 @@ class TestHits:
         assert place.end(wait_for_the_cache).code == Code.TASK_EXCEPTION
         place.run()
         assert used(place) == {"hit": BELOW_PREFIX}
+
+    def test_what_a_failed_download_has_read_is_kept(self, place: Place) -> None:
+        """So that the next attempt goes on where it ended."""
+        reading = count()
+
+        def away_after_the_first() -> None:
+            if next(reading):
+                raise StoreUnavailable("the store is away")
+
+        place.here.store.before("read", away_after_the_first)
+        assert place.end(lambda _: None).code == Code.TRANSFER_FAILED
+        place.here.store.before("read", lambda: None)
+
+        place.run()
+
+        assert used(place) == {"hit": 1, "miss": BELOW_PREFIX - 1}
 
     def test_bodies_that_write_to_their_files_leave_no_trace_in_the_cache(
         self, place: Place
@@ -211,6 +228,13 @@ class TestFullDisk:
         assert "no space is left" in outcome.reason
         assert place.here.publications() == 0
         assert place.here.leftovers() == []
+        grown_back(place)
+
+    def test_of_both_with_a_cache_that_cannot_be_emptied(self, place: Place) -> None:
+        place.here.root.joinpath("work", CACHE_NAME).write_text("in the way")
+        place.here.store.before("read", raising(OSError(errno.ENOSPC, "No space left on device")))
+
+        assert place.end(lambda ws: (ws / "out").touch()).code == Code.DISK_FULL
         grown_back(place)
 
     def test_the_cache_makes_room_for_a_download(self, place: Place) -> None:
