@@ -381,6 +381,7 @@ def build_supervisor(
                 directories=directories,
                 redactor=redactor,
                 shut_down=shutdown.now,
+                draining=shutdown.drain,
             )
 
         task = config.task(definition.name)
@@ -447,6 +448,7 @@ def tools_of(
     directories: AttemptDirectories,
     redactor: Redactor,
     shut_down: threading.Event,
+    draining: threading.Event | None = None,
 ) -> Tools:
     """Return what attempts of one slot work with, as the configuration has it."""
     return Tools(
@@ -459,6 +461,7 @@ def tools_of(
         settings=_attempt_settings(config, definition),
         redact=redactor.text,
         shut_down=shut_down,
+        draining=draining or threading.Event(),
     )
 
 

@@ -266,6 +266,7 @@ class Rig:
     redact: Callable[[str], str] = str
     warm: int = 2
     cache_bytes: int = 64 * 1024**2
+    draining: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         template = self.template or _template(self.root.parent)
@@ -354,6 +355,7 @@ class Rig:
             settings=self.settings(),
             redact=self.redact,
             shut_down=self.shut_down,
+            draining=self.draining,
         )
 
     def attempt(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,13 +19,13 @@ class CacheFill:
     A file that the body has changed, or changes meanwhile, is left out.
 
     Args:
-        go_on: Asked between files.
+        stop: Looked at between files; leaves out the others when it is set.
     """
 
-    def __init__(self, cache: ContentCache, directory: Path, *, go_on: Callable[[], bool]) -> None:
+    def __init__(self, cache: ContentCache, directory: Path, *, stop: threading.Event) -> None:
         self._cache = cache
         self._directory = directory
-        self._go_on = go_on
+        self._stops = [stop]
         self._thread: threading.Thread | None = None
 
     def start(self, files: Mapping[str, FileState]) -> None:
@@ -37,15 +37,20 @@ class CacheFill:
         )
         self._thread.start()
 
-    def finish(self) -> None:
-        """Wait until they are added: after the report, nobody else does."""
+    def finish(self, *, stop: threading.Event) -> None:
+        """Wait until they are added.
+
+        Args:
+            stop: Looked at from now on, too.
+        """
+        self._stops.append(stop)
         if self._thread is not None:
             self._thread.join()
 
     def add(self, files: Mapping[str, FileState]) -> None:
         """Add files and return when that is done."""
         for path, state in files.items():
-            if not self._go_on():
+            if any(stop.is_set() for stop in self._stops):
                 return
             with (
                 suppress(RetryableAttemptError),  # the body has removed it, or put a link there

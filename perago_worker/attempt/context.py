@@ -62,6 +62,7 @@ class Tools:
     Attributes:
         redact: Takes secrets out of text that leaves the worker.
         shut_down: Set when the worker must end at once.
+        draining: Set when the worker is to end once its attempts have.
     """
 
     queue: TaskQueue
@@ -73,6 +74,7 @@ class Tools:
     settings: AttemptSettings
     redact: Callable[[str], str]
     shut_down: threading.Event
+    draining: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass

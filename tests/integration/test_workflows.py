@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from deploy.servers.servers import LakeFSAccess
+from perago_worker.attempt.directories import SHELF_NAME, SPARE_NAME
 from tests.e2e.worker import Worker, child_pids, started_worker
 from tests.integration.platform import Platform, wait_for, workspace
 
@@ -47,9 +48,10 @@ def nothing_left(worker: Worker, config: Path, platform: Platform, repository: s
     """
     wait_for(lambda: not platform.stages(repository), "end of the stages")
     root = config.parent / "var/workspaces"
+    kept = {SHELF_NAME, SPARE_NAME}
     # An attempt reports first and clears away afterwards.
     wait_for(
-        lambda: {entry.name for entry in root.glob("[0-9]*/*")} - {"warm"} == {"owner.lock"},
+        lambda: {entry.name for entry in root.glob("[0-9]*/*")} - kept == {"owner.lock"},
         "end of the attempt directories",
     )
     assert len(child_pids(worker.process.pid)) <= 4  # one warm child for each task type

@@ -143,14 +143,14 @@ def _cache_files(attempt: Attempt) -> None:
     cache = attempt.tools.directories.cache
     if not cache.on:
         return
-    shut_down = attempt.tools.shut_down
-    fill = CacheFill(cache, attempt.directory.workspace, go_on=lambda: not shut_down.is_set())
+    fill = CacheFill(cache, attempt.directory.workspace, stop=attempt.tools.shut_down)
     fill.start(attempt.workspace.brought)
     attempt.leaving.callback(_finish, attempt, fill)
 
 
 def _finish(attempt: Attempt, fill: CacheFill) -> None:
-    fill.finish()
+    """Add the rest; the attempt is reported, and a worker that drains does not wait for this."""
+    fill.finish(stop=attempt.tools.draining)
     if attempt.output_ref is not None:
         fill.add(attempt.uploaded)
 

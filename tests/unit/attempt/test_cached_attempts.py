@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from perago_worker.attempt.cache_entries import entries
+from perago_worker.attempt.cache_entries import Entry, entries
 from perago_worker.attempt.codes import Code
-from perago_worker.attempt.directories import CACHE_NAME, AttemptDirectories
+from perago_worker.attempt.directories import CACHE_NAME, AttemptDirectories, worker_directories
 from perago_worker.attempt.manifest import DOWNLOADED_MTIME_NS
 from perago_worker.errors import StoreUnavailable
 from perago_worker.events import CacheFailed, CacheLookup, CacheUsed
@@ -43,6 +43,10 @@ def entry(place: Place, key: str) -> Path:
     """Return where the object of a key is kept."""
     (info,) = place.here.local_store.list(REPOSITORY, place.here.head().id, key)
     return folder(place) / info.checksum[:2] / f"{info.checksum}-{info.size}"
+
+
+def cached(place: Place) -> list[Entry]:
+    return list(entries(folder(place))) if folder(place).is_dir() else []
 
 
 def used(place: Place) -> Mapping[CacheLookup, int]:
@@ -141,8 +145,16 @@ class TestHits:
             if key.startswith("data/")
         }
 
+    def test_a_worker_that_drains_does_not_wait_for_what_is_published(self, place: Place) -> None:
+        place.here.draining.set()
+        place.run(lambda ws: (ws / "out").write_text("made"))
+
+        assert b"made" not in {Path(e.path).read_bytes() for e in cached(place)}
+
     def test_it_belongs_to_no_worker(self, place: Place) -> None:
         place.run()
+        found = worker_directories(place.here.root / "work")
+        assert [each.path.name for each in found] == ["owner"]
         place.here.directories.close()
         assert [path.name for path in (place.here.root / "work").iterdir()] == [CACHE_NAME]
         place.here.directories.open()
