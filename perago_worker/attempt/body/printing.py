@@ -157,7 +157,7 @@ class Printing:
                 sys.stderr = sys.stderr.original
 
 
-printing = Printing()
+streams = Printing()
 """Of this process, like the streams."""
 
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from perago_worker.attempt.body.call import call_body
-from perago_worker.attempt.body.printing import printing, prints_taken
+from perago_worker.attempt.body.printing import Printing, prints_taken, streams
 from perago_worker.attempt.body.protocol import Call
 from perago_worker.attempt.body.runner import (
     OnOutput,
@@ -39,12 +39,13 @@ class _Reporter:
 class ThreadBody:
     """`BodyRunner` that calls the function in the slot's own thread."""
 
-    def __init__(self, definition: TaskDefinition) -> None:
+    def __init__(self, definition: TaskDefinition, *, printing: Printing = streams) -> None:
         self._definition = definition
+        self._printing = printing
 
     def warm_up(self) -> None:
         """Take over what is printed; the module is loaded."""
-        printing.needed_by(self)
+        self._printing.needed_by(self)
 
     def run(self, call: Call, *, stop: StopToken, on_output: OnOutput) -> Reply:
         """Call the function; `stop` sets its `cancelled` event and makes its result void."""
@@ -58,7 +59,7 @@ class ThreadBody:
             reporter=_Reporter(on_output),
         )
         workspace = None if call.workspace is None else Path(call.workspace)
-        self.warm_up()
+        self._printing.needed_by(self)
         timer = _timer(call.remaining_s, stop)
         try:
             with bind_attempt(attempt), prints_taken(on_output):
@@ -69,7 +70,7 @@ class ThreadBody:
 
     def close(self) -> None:
         """Give the standard streams back."""
-        printing.not_needed_by(self)
+        self._printing.not_needed_by(self)
 
 
 def _timer(remaining_s: float | None, stop: StopToken) -> threading.Timer:

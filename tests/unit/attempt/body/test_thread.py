@@ -8,12 +8,13 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 from pydantic import BaseModel
 
 from perago_worker import TaskFailed, WorkspaceSpec, current_attempt, task
+from perago_worker.attempt.body.printing import Printing
 from perago_worker.attempt.body.protocol import Call, Raised, Returned
 from perago_worker.attempt.body.runner import Reply, Stopped
 from perago_worker.attempt.body.thread import ThreadBody
@@ -254,20 +255,32 @@ def test_a_handler_that_fails_is_not_logged_again(capsys: pytest.CaptureFixture[
     assert "cannot take first" in capsys.readouterr().err
 
 
-def test_the_streams_are_put_back() -> None:
-    before = sys.stdout, sys.stderr
-    first, second = ThreadBody(TaskDefinition.of(plain)), ThreadBody(TaskDefinition.of(plain))
+def own_streams(monkeypatch: pytest.MonkeyPatch) -> tuple[TextIO, TextIO]:
+    """Have standard streams, until the test ends, that bodies of other tests know nothing of."""
+    streams = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    return streams
+
+
+def test_the_streams_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, err = own_streams(monkeypatch)
+    printing = Printing()
+    first, second = (ThreadBody(TaskDefinition.of(plain), printing=printing) for _ in range(2))
     first.warm_up()
     second.warm_up()
     first.close()
     first.close()
-    assert (sys.stdout, sys.stderr) != before
+    assert sys.stdout is not out
+    assert sys.stderr is not err
     second.close()
-    assert (sys.stdout, sys.stderr) == before
+    assert sys.stdout is out
+    assert sys.stderr is err
 
 
 def test_streams_that_somebody_else_put_there_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    body = ThreadBody(TaskDefinition.of(plain))
+    own_streams(monkeypatch)
+    body = ThreadBody(TaskDefinition.of(plain), printing=Printing())
     body.warm_up()
     other = io.StringIO()
     with monkeypatch.context() as patch:
