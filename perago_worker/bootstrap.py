@@ -96,8 +96,9 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
     clock = SystemClock()
     summary = RunSummary()
     worker_id = new_worker_id(config)
-    watching = Watching.of(config, definitions, worker_id=worker_id, clock=clock)
     traces = open_traces(os.environ, worker_id=worker_id)
+    traced = {"trace_of": traces.trace_of} if traces else {}
+    watching = Watching.of(config, definitions, worker_id=worker_id, clock=clock, **traced)
     requests = watching.requests
     with (
         closing(

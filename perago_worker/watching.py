@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from perago_worker.attempt.codes import Code
 from perago_worker.attempt.pipeline import STEP_NAMES
 from perago_worker.config import WorkerConfig
 from perago_worker.events import Fanout, Listener
+from perago_worker.models import Lease
 from perago_worker.ports import Clock
 from perago_worker.runtime.supervisor import Supervisor
 from perago_worker.task import TaskDefinition
@@ -59,14 +60,28 @@ class Watching:
         *,
         worker_id: str,
         clock: Clock,
+        trace_of: Callable[[Lease], str | None] = lambda _: None,
     ) -> Watching:
-        """Make what the configuration asks for."""
+        """Make what the configuration asks for.
+
+        Args:
+            config: What is asked for.
+            definitions: Of the tasks that are served.
+            worker_id: As the queue knows it.
+            clock: For ages and times.
+            trace_of: Returns the trace an attempt is recorded in, for exemplars.
+        """
         registry = CollectorRegistry()
         slots = {d.name: slot_count(config, d) for d in definitions}
         services = ["heartbeats", "janitor", "queue survey", "watchdog"]
         services += [f"poller {name}" for name in slots]
         metrics = Metrics(
-            registry, slots=slots, steps=STEP_NAMES, codes=tuple(Code), services=services
+            registry,
+            slots=slots,
+            steps=STEP_NAMES,
+            codes=tuple(Code),
+            services=services,
+            trace_of=trace_of,
         )
         cache = CacheMetrics(registry, tasks=slots)
         kinds = {"queue": config.queue.kind, "store": config.store.kind}

@@ -115,6 +115,7 @@ class Metrics:
         codes: Every code an outcome can have.
         services: Names of the long-lived parts of the worker.
         wall_clock: Seconds since the epoch.
+        trace_of: Returns the id of the trace an attempt belongs to, hex, where there is one.
     """
 
     def __init__(
@@ -126,11 +127,13 @@ class Metrics:
         codes: Collection[str] = tuple(Code),
         services: Collection[str] = (),
         wall_clock: Callable[[], float] = time.time,
+        trace_of: Callable[[Lease], str | None] = lambda _: None,
     ) -> None:
         # Without this every counter and histogram comes with a second series, its time of creation.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry
         self._wall_clock = wall_clock
+        self._trace_of = trace_of
         self._steps = frozenset(steps)
         self._timed = self._steps - UNTIMED_STEPS
         self._codes = frozenset(codes)
@@ -153,7 +156,9 @@ class Metrics:
             case StepFinished(lease, step, seconds):
                 self._in_progress.labels(lease.task_type, self._known(step)).dec()
                 if step in self._timed:
-                    self._phases.labels(lease.task_type, step).observe(seconds, exemplar(lease))
+                    self._phases.labels(lease.task_type, step).observe(
+                        seconds, self._exemplar(lease)
+                    )
             case AttemptFinished(lease, outcome):
                 code = str(outcome.code) if outcome.code in self._codes else OTHER
                 self._slots_busy.labels(lease.task_type).dec()
@@ -168,7 +173,8 @@ class Metrics:
             case Published(lease, outcome, _, budget_used, fence):
                 self._publications.labels(lease.task_type, outcome).inc()
                 self._fences.labels(fence).inc()
-                self._budget_used.labels(lease.task_type).observe(budget_used)
+                used = self._budget_used.labels(lease.task_type)
+                used.observe(budget_used, self._exemplar(lease))
             case GivenBack(lease, _, error):
                 self._given_back.labels(lease.task_type, "error" if error else "ok").inc()
             case ChildStarted(_, _, cause):
@@ -194,6 +200,11 @@ class Metrics:
         self._polls.labels(event.task_type, event.outcome).inc()
         if event.outcome != "error":
             self._last_poll.labels(event.task_type).set(self._wall_clock())
+
+    def _exemplar(self, lease: Lease) -> dict[str, str] | None:
+        """Return the trace an attempt is part of: the one we make, or that of the task's input."""
+        trace = self._trace_of(lease) or trace_of_input(lease)
+        return {"trace_id": trace} if trace else None
 
     def _known(self, step: str) -> str:
         return step if step in self._steps else OTHER
@@ -347,11 +358,11 @@ class Metrics:
         yield from ((kind, OTHER) for kind in get_args(OutcomeKind))
 
 
-def exemplar(lease: Lease) -> dict[str, str] | None:
+def trace_of_input(lease: Lease) -> str | None:
     """Return the trace a task belongs to, where its input has a `traceparent`."""
     given = lease.input.get("traceparent")
     found = _TRACE.fullmatch(given) if isinstance(given, str) else None
-    return {"trace_id": found["trace"]} if found else None
+    return found["trace"] if found else None
 
 
 def _touch(metric: Any, series: Any) -> None:

@@ -124,6 +124,13 @@ class Traces:
             case AttemptFinished():
                 self._end(event)
 
+    def trace_of(self, lease: Lease) -> str | None:
+        """Return the id of the trace that a running attempt is recorded in; None for none."""
+        attempt = self._attempt(lease)
+        if attempt is None or not attempt.span.is_recording():
+            return None
+        return f"{attempt.span.get_span_context().trace_id:032x}"
+
     def close(self) -> None:
         """Send what is left, for a bounded time. Idempotent."""
         closing = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)

@@ -411,6 +411,19 @@ def test_steps_of_a_traced_task_have_its_trace_as_exemplar(
     assert "secret" not in text
 
 
+def test_the_trace_that_is_made_here_is_the_exemplar_too() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, slots={"a": 1}, steps=["body"], trace_of=lambda _: TRACE)
+    of_a = lease().model_copy(update={"task_type": "a"})
+    metrics.on_event(StepFinished(of_a, "body", 3.0))
+    metrics.on_event(Published(of_a, "merged", "c", 0.2, "hook"))
+
+    text = generate_latest(registry).decode()  # type: ignore[no-untyped-call]
+
+    assert f'# {{trace_id="{TRACE}"}} 3.0' in text
+    assert f'# {{trace_id="{TRACE}"}} 0.2' in text
+
+
 def replace_input(given: Lease, value: dict[str, Any]) -> Lease:
     return given.model_copy(update={"input": value})
 

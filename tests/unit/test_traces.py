@@ -143,6 +143,18 @@ def test_a_trace_that_is_not_sampled_stays_so(seen: Seen) -> None:
     assert seen.see(AttemptStarted(given), AttemptFinished(given, DONE, 1.0, True)) == {}
 
 
+def test_a_running_attempt_tells_its_trace(seen: Seen) -> None:
+    """For exemplars; one that is not sampled has none to look up."""
+    sampled = lease("t-1", traceparent=f"00-{TRACE}-{PARENT}-01")
+    unsampled = lease("t-2", traceparent=f"00-{TRACE}-{PARENT}-00")
+    seen.see(AttemptStarted(sampled), AttemptStarted(unsampled))
+
+    assert seen.traces.trace_of(sampled) == TRACE
+    assert seen.traces.trace_of(unsampled) is None
+    seen.see(AttemptFinished(sampled, DONE, 1.0, True))
+    assert seen.traces.trace_of(sampled) is None
+
+
 @pytest.mark.parametrize(
     ("kind", "status"),
     [("failed", StatusCode.ERROR), ("terminal", StatusCode.ERROR), ("released", StatusCode.UNSET)],
