@@ -22,10 +22,11 @@ run: .venv/runtime.stamp ## Run the example on the embedded queue and store
 	@$(WORKER) --until-idle
 	@$(WORKER) tasks
 
-# Three processes for two cores: many tests wait for the processes that they start.
+# Three processes for two cores: many tests wait for the processes that they start. They fetch one
+# test at a time, long ones first, so that all end together.
 .PHONY: test
 test: .venv/dev.stamp ## Run the everyday tests, without servers
-	@.venv/bin/python -m pytest -q -n 3 -m "not servers" tests/unit tests/contract tests/e2e
+	@.venv/bin/python -m pytest -q -n 3 --maxschedchunk 1 -m "not servers" tests/unit tests/contract tests/e2e
 
 .PHONY: deploy-test
 deploy-test: .venv/dev.stamp ## Test what is in deploy/: alerts, dashboard, chart, kustomize, image

@@ -58,12 +58,14 @@ class _Finder:
 async def _copy(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Callable[[bytes], None]
 ) -> None:
-    with suppress(ConnectionError):
-        while data := await reader.read(_CHUNK_BYTES):
-            seen(data)
-            writer.write(data)
-            await writer.drain()
-    writer.close()
+    try:
+        with suppress(ConnectionError):
+            while data := await reader.read(_CHUNK_BYTES):
+                seen(data)
+                writer.write(data)
+                await writer.drain()
+    finally:
+        writer.close()
 
 
 class _Relay:
@@ -106,7 +108,14 @@ def relayed(target: str) -> Iterator[tuple[str, Traffic]]:
         loop.call_soon_threadsafe(server.close)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
+        loop.run_until_complete(_end_all())
         loop.close()
+
+
+async def _end_all() -> None:
+    """End what connections are still open, and let them close."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.sleep(0)

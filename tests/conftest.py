@@ -44,9 +44,15 @@ settings.register_profile(
 )
 # The same examples in every run: a red CI run is about the change, and repeats on any machine.
 settings.register_profile(
-    "ci", parent=settings.get_profile("dev"), max_examples=200, derandomize=True, print_blob=True
+    "ci", parent=settings.get_profile("dev"), max_examples=100, derandomize=True, print_blob=True
 )
 settings.load_profile("ci" if IN_CI else "dev")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin long tests first, after their order was drawn: none is to be alone at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -166,6 +166,7 @@ def test_second_signal_ends_the_worker_at_once(
     assert record["status"] == "SCHEDULED"
 
 
+@pytest.mark.long
 def test_killed_worker_leaves_no_body_and_the_next_one_completes_the_task(
     config: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -201,6 +202,7 @@ def _runs(pid: int) -> bool:
 
 
 @pytest.mark.key("logging.format", "logging.level", "publish.heartbeat_interval")
+@pytest.mark.long
 def test_deaf_body_does_not_delay_heartbeats(config: Path, data: Path, tmp_path: Path) -> None:
     """A body that holds the interpreter and ignores SIGTERM keeps its lease of three seconds."""
     begun = tmp_path / "begun"

@@ -20,6 +20,7 @@ def config(tmp_path: Path) -> Path:
     return folder / "local.toml"
 
 
+@pytest.mark.long
 def test_submit_run_and_look(config: Path) -> None:
     """Two tasks are queued, carried out and shown, with the ref that was published."""
     data = config.parent / "examples/station_data"

@@ -89,6 +89,7 @@ RAISED = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("raised", "isolation"),
     [("on purpose", "process"), ("by accident", "process"), ("by accident", "thread")],

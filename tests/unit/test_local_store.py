@@ -84,6 +84,7 @@ def test_libgit2_moves_a_reference_only_from_where_it_was_looked_up(
         assert store.head(NAME, "main").id == foreign
 
 
+@pytest.mark.long
 def test_processes_that_publish_at_once_lose_nothing(store: LocalStore, root: Path) -> None:
     """Four processes make 15 publications each, on a branch that each of them sees moving."""
     spawn = multiprocessing.get_context("spawn")
@@ -166,6 +167,7 @@ def test_a_process_that_keeps_its_turn_makes_the_repository_unavailable(
     assert publish(store, source, base.id).parents == (base.id, source.id)
 
 
+@pytest.mark.long
 def test_a_process_that_is_killed_at_work_leaves_a_whole_repository(
     store: LocalStore, root: Path
 ) -> None:

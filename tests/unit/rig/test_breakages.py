@@ -68,10 +68,18 @@ CAUGHT_BY: list[tuple[Callable[[pytest.MonkeyPatch], None], Check]] = [
     (breakages.no_checksums, scenarios.object_stored_damaged),
 ]
 
-CHECKS = list(dict.fromkeys([*scenarios.ALL, state_machine, exhaustive_search]))
+SEARCHES = [state_machine, exhaustive_search]
+CHECKS = list(dict.fromkeys([*scenarios.ALL, *SEARCHES]))
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(
+    "check",
+    [
+        pytest.param(check, marks=[pytest.mark.long] if check in SEARCHES else [])
+        for check in CHECKS
+    ],
+    ids=lambda check: check.__name__,
+)
 def test_product_as_it_is_passes(check: Check) -> None:
     check()
 

@@ -18,6 +18,7 @@ def test_no_state_with_one_fault_breaks_a_promise(adopt: bool) -> None:
     assert found.states > 3_000
 
 
+@pytest.mark.long
 def test_no_state_with_two_faults_breaks_a_promise() -> None:
     """Two workers, one task with two retries and one rerun: whatever two faults do together."""
     found = search(Model(), faults=2)

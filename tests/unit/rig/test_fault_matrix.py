@@ -170,6 +170,7 @@ def _target(call: Call) -> tuple[str, str]:
     return call.name, ""
 
 
+@pytest.mark.long
 @pytest.mark.timeout(time_limit(CASES, 120))
 def test_no_fault_breaks_a_promise(folder: Path) -> None:
     """The attempt ends as it should, in time, and a clean worker finishes: all is well then."""

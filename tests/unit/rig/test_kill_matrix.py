@@ -130,6 +130,7 @@ def judged(bed: Bed) -> list[str]:
     return [*last, *judge(evidence)]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(time_limit(CASES, 120))
 def test_no_death_breaks_a_promise(folder: Path, workers: Forkers) -> None:
     """A clean worker completes the task; nothing is published twice, lost, or left behind."""

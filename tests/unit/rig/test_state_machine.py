@@ -38,6 +38,7 @@ def chosen_seed(request: pytest.FixtureRequest) -> int:
     return int(SEED or request.config.getoption("randomly_seed", 0))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_no_schedule_breaks_a_promise(

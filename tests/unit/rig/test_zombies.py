@@ -80,6 +80,7 @@ def run_episode(
     return complaints
 
 
+@pytest.mark.long
 @pytest.mark.timeout(time_limit(CASES, 120))
 def test_no_zombie_breaks_a_promise(tmp_path: Path, workers: tuple[Forkers, Forkers]) -> None:
     """The zombie ends without a word and publishes nothing after its successor has."""
