@@ -41,11 +41,11 @@ class Scale:
     rewritten_files: int = 200
     backlog: int = 400
     backlog_slots: tuple[int, ...] = (1, 10)
-    pickups: int = 34
-    idle_s: float = 20.0
+    pickups: int = 20
+    idle_s: float = 10.0
     huge_bytes: int = 2 * GIB
     curve_files: tuple[int, ...] = (1, 10, 100, 1_000, 10_000)
-    curve_slots: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    curve_slots: tuple[int, ...] = (1, 4, 16, 64)
     curve_bytes: tuple[int, ...] = (KIB, 32 * KIB, MIB, 32 * MIB, 256 * MIB, GIB)
 
 
