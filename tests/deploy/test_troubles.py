@@ -55,6 +55,7 @@ def poll_and_wait_for_each_other(self, *arguments):
     answer = poll(self, *arguments)
     if self.task_type == "probe.plain":
         self.since = 300.0  # what would take minutes
+        self.polled_at -= self.since
         threading.Thread(target=take_both, args=(other, one), daemon=True).start()
         take_both(one, other)
     return answer
@@ -214,6 +215,8 @@ def test_a_worker_whose_threads_wait_for_each_other_is_not_alive(tmp_path: Path)
         assert stalled["stack"].count("in take_both") == 2
         status, reasons = fetch(f"{address}/livez")
         assert (status, "poller probe.plain has made no progress" in reasons) == (503, True)
+        status, reasons = fetch(f"{address}/readyz")
+        assert (status, "probe.plain: last polled" in reasons) == (503, True)
         assert "poller probe.plain" in told(address)["not_alive"][0]
         assert "in take_both" in fetch(f"{address}/stacks")[1]
         asked = run_command(config, "status", "--url", address)
