@@ -126,6 +126,8 @@ def test_what_is_in_the_cache_is_not_asked_for(platform: Platform, tmp_path: Pat
                 assert state["status"] == "COMPLETED", state
                 ref = state["tasks"][0]["outputData"]["workspace"]["ref"]
                 worker.wait_event("attempt.finished")
+                worker.signal()  # what is killed can have a poll open that takes the next task
+                assert worker.wait_exit() == 0
 
         object_reads = [call for call in watched.calls(watched.lakefs) if call == READ[-1]]
         assert len(object_reads) == 21
