@@ -47,7 +47,7 @@ servers: .venv/dev.stamp ## Start a real Conductor and a real lakeFS, and print 
 	@.venv/bin/python $(SERVERS) up
 
 .PHONY: bench
-bench: .venv/bench.stamp ## Measure speed beside other clients, on both real servers (about an hour)
+bench: .venv/bench.stamp ## Measure speed beside other clients, on both real servers (three quarters of an hour)
 	@.venv/bin/python -m benchmarks --out benchmarks/out $(BENCH)
 
 .PHONY: lint
