@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.report import number
 from benchmarks.results import Metric, Results, Row
 
 COLOURS = {
@@ -17,6 +19,8 @@ COLOURS = {
     "limit": "#9a9a9a",
 }
 INK = "#333333"
+TITLE_WIDTH = 48
+"""Characters of a small picture's title in a line: it does not run into that of its neighbour."""
 
 
 def draw(results: Results, rows: Sequence[Row], folder: Path) -> list[Path]:
@@ -36,7 +40,8 @@ def draw(results: Results, rows: Sequence[Row], folder: Path) -> list[Path]:
         for row in rows
         if row.x and results.xs(row.key)
     ]
-    singles = [row for row in rows if not row.x and results.contenders(row.key)]
+    # A row of one contender compares nothing.
+    singles = [row for row in rows if not row.x and len(results.contenders(row.key)) > 1]
     if singles:
         files.append(_save(_bars(pyplot, results, singles), folder / "rows.png", pyplot))
     return files
@@ -80,7 +85,7 @@ def _curve(pyplot: Any, results: Results, row: Row) -> Any:
 def _bars(pyplot: Any, results: Results, rows: Sequence[Row]) -> Any:
     columns = 3
     lines = -(-len(rows) // columns)
-    figure, grid = pyplot.subplots(lines, columns, figsize=(12, 2.1 * lines), squeeze=False)
+    figure, grid = pyplot.subplots(lines, columns, figsize=(12, 2.3 * lines), squeeze=False)
     for axes in grid.flat[len(rows) :]:
         axes.set_axis_off()
     for axes, row in zip(grid.flat, rows, strict=False):
@@ -95,7 +100,8 @@ def _bar(axes: Any, results: Results, row: Row, metric: Metric) -> None:
     summaries = [results.summary(row.key, metric, each) for each in contenders]
     values = [summary.value for summary in summaries if summary]
     bars = axes.barh(contenders, values, color=[COLOURS[each] for each in contenders])
-    axes.bar_label(bars, labels=[f"{value:,.3g}" for value in values], padding=3)
-    axes.set_title(f"{row.title}: {metric.title}", loc="left", fontsize=7.5)
+    axes.bar_label(bars, labels=[number(value) for value in values], padding=3)
+    title = textwrap.fill(f"{row.title}: {metric.title}", TITLE_WIDTH)
+    axes.set_title(title, loc="left", fontsize=7.5)
     axes.tick_params(axis="x", labelbottom=False, length=0)
     axes.margins(x=0.15)

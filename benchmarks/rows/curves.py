@@ -13,7 +13,9 @@ SECONDS = Metric("seconds", "s")
 FILES_COLD = Row(
     "files-cold", "files of 10 KiB, one changed, first attempt", (SECONDS, sync.CPU), x="files"
 )
-FILES_WARM = Row("files-warm", "the same, later attempts", (SECONDS, sync.CPU), x="files")
+FILES_WARM = Row(
+    "files-warm", "files of 10 KiB, one changed, later attempts", (SECONDS, sync.CPU), x="files"
+)
 SIZES = Row("sizes", "one file, changed: down, written and up", (SECONDS, sync.CPU), x="bytes")
 SLOTS = Row("slots", "no-op backlog", (RATE, CPU_PER_TASK), x="slots")
 SLOTS_PAUSE = Row(

@@ -33,7 +33,7 @@ COLD = Row(
 )
 WARM = Row(
     "warm",
-    "the same, later attempts of the same worker",
+    "1,000 files of 10 KiB, one changed, later attempts of the same worker",
     TIMES,
     (Goal(0, "at most 0.5 s", lambda _: 0.5),),
 )
@@ -46,7 +46,11 @@ LARGE = Row(
         Goal(1, "at most 64 MiB over idle", lambda _: 64.0),
     ),
 )
-LARGE_AGAIN = Row("large-again", "the same, later attempts of the same worker", MEMORY)
+LARGE_AGAIN = Row(
+    "large-again",
+    "4 files of 256 MiB, a small one added, later attempts of the same worker",
+    MEMORY,
+)
 REWRITE = Row(
     "rewrite",
     "200 files of 200 KiB, all changed",
@@ -66,7 +70,9 @@ _TRAFFIC = (
     Metric("up", "MiB to lakeFS"),
 )
 CALLS = Row("calls", "requests of an attempt on 1,000 files of 10 KiB, one changed", _TRAFFIC)
-CALLS_AGAIN = Row("calls-again", "the same, second attempt of the same worker", _TRAFFIC)
+CALLS_AGAIN = Row(
+    "calls-again", "requests of a second attempt of the same worker on these files", _TRAFFIC
+)
 
 TOUCH_ONE = {"file": "d000/f00000.bin", "size": 10 * KIB}
 ADD_SMALL = {"file": "small.txt", "size": KIB}
