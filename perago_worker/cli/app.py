@@ -110,7 +110,7 @@ def run(
             raise UsageError("--until-idle is for running the worker, not for a command")
         return
     loaded = open_config(ctx, None)
-    from perago_worker.bootstrap import run_worker
+    from perago_worker.bootstrap.run import run_worker
 
     raise typer.Exit(run_worker(loaded, until_idle=until_idle, log_level=ctx.obj.log_level))
 

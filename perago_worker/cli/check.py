@@ -155,7 +155,7 @@ def look_at_config(path: Path) -> tuple[WorkerConfig, str]:
 
 def look_at_tasks(config: WorkerConfig) -> tuple[dict[str, dict[str, Any]], str]:
     """Import the modules; return the definitions of their tasks by name."""
-    from perago_worker.bootstrap import load_tasks
+    from perago_worker.bootstrap.tasks import load_tasks
 
     tasks = load_tasks(config)
     return {task.name: build_taskdef(task) for task in tasks}, ", ".join(t.name for t in tasks)
@@ -183,7 +183,7 @@ def look_at_queue(
 
 def look_at_store(config: WorkerConfig, *, listener: Listener | None = None) -> tuple[None, str]:
     """Ask the store who we are."""
-    from perago_worker.bootstrap import open_store
+    from perago_worker.bootstrap.adapters import open_store
 
     with (
         refusals_of(config, "store"),

@@ -25,7 +25,7 @@ def examine_repository(
     diagnosis: Diagnosis, config: WorkerConfig, place: str, *, write: bool
 ) -> None:
     """Read in a repository what an attempt reads; with `write`, make and drop a hidden branch."""
-    from perago_worker.bootstrap import open_store
+    from perago_worker.bootstrap.adapters import open_store
 
     repository, _, branch = place.partition("@")
     branch = branch or DEFAULT_BRANCH

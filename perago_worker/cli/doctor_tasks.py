@@ -19,7 +19,8 @@ def examine_times(
     registered: Mapping[str, Mapping[str, Any] | None],
 ) -> None:
     """Compare registered timeouts with the worker's own; those of unknown tasks are left out."""
-    from perago_worker.bootstrap import budget_of, load_tasks
+    from perago_worker.bootstrap.attempts import budget_of
+    from perago_worker.bootstrap.tasks import load_tasks
 
     known = {name: taskdef for name, taskdef in registered.items() if taskdef}
     if not known:

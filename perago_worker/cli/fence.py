@@ -134,7 +134,7 @@ def selftest(
 def _opened_lakefs(config: WorkerConfig) -> Iterator[LakeFSStore | None]:
     """Open the configured store and make sure that it lets us in; say so when it is no lakeFS."""
     from perago_worker.adapters.lakefs.store import LakeFSStore
-    from perago_worker.bootstrap import open_store
+    from perago_worker.bootstrap.adapters import open_store
 
     if config.store.kind == "local":
         typer.echo(NOT_NEEDED)

@@ -129,7 +129,7 @@ def _duration(text: str) -> float:
 
 @contextmanager
 def _opened(config: WorkerConfig) -> Iterator[tuple[TaskQueue, WorkspaceStore]]:
-    from perago_worker.bootstrap import open_store
+    from perago_worker.bootstrap.adapters import open_store
 
     try:
         with (

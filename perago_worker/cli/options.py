@@ -80,7 +80,7 @@ def find_tasks(config: WorkerConfig, names: Sequence[str] = ()) -> list[TaskDefi
         TaskDefinitionError: A module cannot be loaded, or a task in it breaks the contract.
         UsageError: There is no task of a name.
     """
-    from perago_worker.bootstrap import load_tasks
+    from perago_worker.bootstrap.tasks import load_tasks
 
     with warnings_on_stderr():
         tasks = {task.name: task for task in load_tasks(config)}
@@ -107,7 +107,7 @@ def opened_queue(config: WorkerConfig, *, listener: Listener | None = None) -> I
         ServiceRefusedError: It answers and refuses.
         ConfigError: It is embedded, and its file cannot be used.
     """
-    from perago_worker.bootstrap import open_queue
+    from perago_worker.bootstrap.adapters import open_queue
 
     with refusals_of(config, "queue"):
         queue = open_queue(
@@ -126,7 +126,7 @@ def opened_local_queue(config: WorkerConfig) -> Iterator[LocalQueue]:
     Raises:
         ConfigError: Another queue is configured, or its file cannot be used.
     """
-    from perago_worker.bootstrap import open_local_queue
+    from perago_worker.bootstrap.adapters import open_local_queue
 
     with refusals_of(config, "queue"):
         queue = open_local_queue(config)

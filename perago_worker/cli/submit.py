@@ -131,7 +131,7 @@ def _commit(
     config: WorkerConfig, repository: str, branch: str, directory: Path | None
 ) -> CommitInfo:
     """Return the commit to start from: the head of the branch, after importing."""
-    from perago_worker.bootstrap import open_local_store, open_store
+    from perago_worker.bootstrap.adapters import open_local_store, open_store
 
     if directory is None:
         with closing(open_store(config)) as store:

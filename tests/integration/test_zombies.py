@@ -18,7 +18,8 @@ import pytest
 from deploy.servers.servers import LakeFSAccess
 from perago_worker import build_taskdef
 from perago_worker.adapters.system import SystemClock
-from perago_worker.bootstrap import new_worker_id, open_queue, open_store
+from perago_worker.bootstrap.adapters import open_queue, open_store
+from perago_worker.bootstrap.run import new_worker_id
 from perago_worker.config import load_config
 from perago_worker.task import load_module_tasks
 from tests.integration.platform import ENDED, Platform, workspace

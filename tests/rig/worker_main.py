@@ -22,14 +22,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from perago_worker.bootstrap import (
-    build_supervisor,
-    load_tasks,
-    new_worker_id,
-    open_queue,
-    open_store,
-    register_locally,
-)
+from perago_worker.bootstrap.adapters import open_queue, open_store, register_locally
+from perago_worker.bootstrap.run import new_worker_id
+from perago_worker.bootstrap.tasks import load_tasks
+from perago_worker.bootstrap.wiring import build_supervisor
 from perago_worker.config import Redactor, load_config, secret_values
 from perago_worker.events import Listener
 from perago_worker.models import Lease

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from perago_worker import ExecutionLimits
+from perago_worker.bootstrap.watching import config_hash, slot_count
 from perago_worker.config import load_config
 from perago_worker.task import TaskDefinition
-from perago_worker.watching import config_hash, slot_count
 from tests.tasks.probe import plain
 
 CONFIG = """

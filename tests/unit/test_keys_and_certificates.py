@@ -21,7 +21,7 @@ import trustme
 
 from perago_worker.adapters.keys import KeyFiles, Keys
 from perago_worker.adapters.system import SystemClock
-from perago_worker.bootstrap import open_queue, open_store
+from perago_worker.bootstrap.adapters import open_queue, open_store
 from perago_worker.cli.diagnosis import Diagnosis, Level
 from perago_worker.cli.doctor_servers import reach, servers_of
 from perago_worker.config import Redactor, WorkerConfig, load_config, read_secret

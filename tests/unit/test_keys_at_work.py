@@ -35,15 +35,12 @@ from perago_worker.attempt.lease_keeper import LeaseKeeper
 from perago_worker.attempt.pipeline import run_attempt
 from perago_worker.attempt.stop import StopToken
 from perago_worker.attempt.task_log import TaskLog
-from perago_worker.bootstrap import (
-    build_supervisor,
-    load_tasks,
-    new_worker_id,
-    open_queue,
-    open_store,
-    register_locally,
-    tools_of,
-)
+from perago_worker.bootstrap.adapters import open_queue, open_store, register_locally
+from perago_worker.bootstrap.attempts import tools_of
+from perago_worker.bootstrap.run import new_worker_id
+from perago_worker.bootstrap.tasks import load_tasks
+from perago_worker.bootstrap.watching import Watching
+from perago_worker.bootstrap.wiring import build_supervisor
 from perago_worker.config import Redactor, WorkerConfig, load_config
 from perago_worker.config.schema import SECTIONS
 from perago_worker.config.settings import TaskSettings
@@ -51,7 +48,6 @@ from perago_worker.errors import QueueUnavailable, TaskDefinitionError
 from perago_worker.events import ChildStarted, WorkspaceBrought
 from perago_worker.models import Outcome
 from perago_worker.task import TaskDefinition
-from perago_worker.watching import Watching
 from tests.support import ROOT, Recorder
 from tests.tasks.probe import files, plain
 from tests.unit.scripted_server import Act, ScriptedServer, answer, serving
@@ -308,7 +304,7 @@ def test_limits_are_those_of_the_children(here: Here) -> None:
             super().__init__(spec, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("perago_worker.bootstrap.ProcessBody", Seen)
+        patch.setattr("perago_worker.bootstrap.attempts.ProcessBody", Seen)
         here.run(config, do="nothing")
 
     assert (made[0].memory_limit, made[0].kill_grace_s) == (1 << 30, 7.0)

@@ -231,7 +231,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
 def test_nothing_of_it_is_loaded_unless_it_is_asked_for() -> None:
     code = (
-        "import sys, perago_worker.bootstrap as b; b.open_traces({}, worker_id='w'); "
+        "import sys, perago_worker.bootstrap.run as b; b.open_traces({}, worker_id='w'); "
         "print([name for name in sys.modules if name.startswith('opentelemetry')])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
