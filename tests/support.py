@@ -242,6 +242,28 @@ def contents(store: WorkspaceStore, commit: str, prefix: str = "") -> dict[str, 
     return found
 
 
+def attempt_of(definition: TaskDefinition, lease: Lease, tools: Tools) -> Attempt:
+    """Return an attempt that is ready to be carried out, as a slot begins one."""
+    stop = StopToken()
+    keeper = LeaseKeeper(
+        lease,
+        queue=tools.queue,
+        clock=tools.clock,
+        heartbeat_interval_s=tools.settings.budget.heartbeat_s,
+        stop=stop,
+        shut_down=tools.shut_down,
+        listener=tools.listener,
+    )
+    log = TaskLog(
+        queue=tools.queue,
+        clock=tools.clock,
+        listener=tools.listener,
+        redact=tools.redact,
+        lease=lease,
+    )
+    return Attempt(definition, keeper=keeper, stop=stop, tools=tools, log=log)
+
+
 @dataclass
 class Rig:
     """The local queue and store, and an attempt over them, as a slot would set it up.
@@ -322,14 +344,14 @@ class Rig:
         (lease,) = self.local_queue.poll(definition.name, count=1, wait_s=1)
         return lease
 
-    def keeper(self, lease: Lease, stop: StopToken | None = None) -> LeaseKeeper:
+    def keeper(self, lease: Lease) -> LeaseKeeper:
         """Return the keeper of a lease."""
         return LeaseKeeper(
             lease,
             queue=self.queue.as_queue(),
             clock=self.clock,
             heartbeat_interval_s=self.budget.heartbeat_s,
-            stop=stop or StopToken(),
+            stop=StopToken(),
             shut_down=self.shut_down,
             listener=self.recorder,
         )
@@ -362,16 +384,7 @@ class Rig:
         self, definition: TaskDefinition, lease: Lease, body: BodyRunner | None = None
     ) -> Attempt:
         """Return an attempt that is ready to be carried out, in a thread unless told otherwise."""
-        tools = self.tools(body or ThreadBody(definition))
-        keeper = self.keeper(lease)
-        log = TaskLog(
-            queue=tools.queue,
-            clock=self.clock,
-            listener=self.recorder,
-            redact=self.redact,
-            lease=lease,
-        )
-        return Attempt(definition, keeper=keeper, stop=keeper.stop, tools=tools, log=log)
+        return attempt_of(definition, lease, self.tools(body or ThreadBody(definition)))
 
     def task(self, task_id: str) -> TaskRecord:
         """Return what the queue knows of a task."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from perago_worker.adapters.keys import KeyFiles
 from perago_worker.adapters.system import SystemClock
+from perago_worker.adapters.tls import TlsSettings
 from perago_worker.config import (
     ConductorQueueSettings,
     LakeFSStoreSettings,
@@ -74,10 +75,7 @@ def _open_conductor(
         ConductorSettings(
             url=settings.api_url,
             keys=_key_files(key_id, secret, on_secret) if key_id and secret else None,
-            ca_file=settings.ca_file,
-            cert_file=settings.cert_file,
-            key_file=settings.key_file,
-            tls_min_version=settings.tls_min_version,
+            tls=tls_of(settings),
             connect_timeout_s=settings.connect_timeout,
             request_timeout_s=settings.request_timeout,
         ),
@@ -137,16 +135,23 @@ def _open_lakefs(
             keys=_key_files(
                 settings.access_key_id_file, settings.secret_access_key_file, on_secret
             ),
-            ca_file=settings.ca_file,
-            cert_file=settings.cert_file,
-            key_file=settings.key_file,
-            tls_min_version=settings.tls_min_version,
+            tls=tls_of(settings),
             connect_timeout_s=settings.connect_timeout,
             request_timeout_s=settings.request_timeout,
             presign=settings.presign == "auto",
             connections=connections,
         ),
         listener=listener,
+    )
+
+
+def tls_of(settings: ConductorQueueSettings | LakeFSStoreSettings) -> TlsSettings:
+    """Return how TLS is spoken to a server."""
+    return TlsSettings(
+        ca_file=settings.ca_file,
+        cert_file=settings.cert_file,
+        key_file=settings.key_file,
+        min_version=settings.tls_min_version,
     )
 
 

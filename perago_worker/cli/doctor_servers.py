@@ -46,6 +46,8 @@ class Server:
 
 def servers_of(config: WorkerConfig) -> Mapping[str, Server]:
     """Return the servers that a configuration names, by its sections."""
+    from perago_worker.bootstrap.adapters import tls_of
+
     found = {}
     queue, store = config.queue, config.store
     if isinstance(queue, ConductorQueueSettings):
@@ -53,7 +55,7 @@ def servers_of(config: WorkerConfig) -> Mapping[str, Server]:
             name="conductor",
             key="queue.url",
             url=queue.api_url,
-            tls=_tls(queue),
+            tls=tls_of(queue),
             keys="queue.auth_key_id_file and queue.auth_key_secret_file",
             connect_timeout_s=queue.connect_timeout,
             by_proxy=True,
@@ -63,21 +65,12 @@ def servers_of(config: WorkerConfig) -> Mapping[str, Server]:
             name="lakefs",
             key="store.endpoint",
             url=store.api_url,
-            tls=_tls(store),
+            tls=tls_of(store),
             keys="store.access_key_id_file and store.secret_access_key_file",
             connect_timeout_s=store.connect_timeout,
             by_proxy=False,
         )
     return found
-
-
-def _tls(settings: ConductorQueueSettings | LakeFSStoreSettings) -> TlsSettings:
-    return TlsSettings(
-        ca_file=settings.ca_file,
-        cert_file=settings.cert_file,
-        key_file=settings.key_file,
-        min_version=settings.tls_min_version,
-    )
 
 
 def reach(diagnosis: Diagnosis, server: Server) -> bool:

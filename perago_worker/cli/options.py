@@ -1,7 +1,7 @@
 """What all commands share: which configuration they are about, and how they open what is in it.
 
-`perago_worker.bootstrap` brings all adapters with it, so commands import it where they need it:
-`--help` stays quick.
+`perago_worker.bootstrap` brings with it all that a worker is made of, so commands import its parts
+where they need them: `--help` stays quick.
 """
 
 from __future__ import annotations

@@ -21,12 +21,7 @@ T = TypeVar("T")
 DEADLINE_S = 120.0
 ENDED = {"COMPLETED", "FAILED", "TERMINATED", "TIMED_OUT"}
 
-CONFIG = """
-[worker]
-modules = ["{modules}"]
-python_path = ["{root}"]
-drain_timeout = "60s"
-kill_grace = "1s"
+SERVED_PAIR = """\
 [queue]
 kind = "conductor"
 url = "{conductor}"
@@ -36,7 +31,15 @@ kind = "lakefs"
 endpoint = "{lakefs}"
 access_key_id_file = "id"
 secret_access_key_file = "key"
-[http]
+"""
+
+CONFIG = """
+[worker]
+modules = ["{modules}"]
+python_path = ["{root}"]
+drain_timeout = "60s"
+kill_grace = "1s"
+{pair}[http]
 listen = "127.0.0.1:0"
 [logging]
 format = "json"
@@ -84,23 +87,34 @@ class Platform:
             modules: The module with tasks.
             root: Where to import it from.
         """
-        (folder / "id").write_text(self.lakefs_access.access_key_id)
-        (folder / "key").write_text(self.lakefs_access.secret_access_key)
-        for secret in ("id", "key"):
-            (folder / secret).chmod(0o600)
         config = folder / "worker.toml"
         config.write_text(
             CONFIG.format(
                 modules=modules,
                 root=root,
-                conductor=self.conductor_url,
-                domain=self.domain,
-                lakefs=self.lakefs_access.endpoint,
+                pair=self.pair_for(folder),
                 heartbeat=heartbeat,
             )
             + extra
         )
         return config
+
+    def pair_for(self, folder: Path, *, conductor: str = "", lakefs: str = "") -> str:
+        """Put the keys into a folder; return the part of a configuration there about the servers.
+
+        Args:
+            conductor: Where a worker finds the servers, if not where they are.
+            lakefs: Likewise.
+        """
+        access = self.lakefs_access
+        for name, secret in (("id", access.access_key_id), ("key", access.secret_access_key)):
+            (folder / name).write_text(secret)
+            (folder / name).chmod(0o600)
+        return SERVED_PAIR.format(
+            conductor=conductor or self.conductor_url,
+            domain=self.domain,
+            lakefs=lakefs or access.endpoint,
+        )
 
     def repository(self, files: Mapping[str, bytes]) -> tuple[str, str]:
         """Create a repository with these files on `main`; return its name and the commit's id."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.servers.servers import LakeFSAccess
 from perago_worker import build_taskdef
 from perago_worker.adapters.conductor.client import ConductorSettings
 from perago_worker.adapters.conductor.queue import ConductorQueue
@@ -38,18 +37,6 @@ FILES = {
     "other/kept.txt": b"kept",
 }
 AFTER_MERGE = "call.store.publish.1.after"
-
-SERVED_PAIR = """\
-[queue]
-kind = "conductor"
-url = "{conductor}"
-domain = "{domain}"
-[store]
-kind = "lakefs"
-endpoint = "{lakefs}"
-access_key_id_file = "id"
-secret_access_key_file = "key"
-"""
 
 
 @dataclass(frozen=True)
@@ -120,20 +107,12 @@ class ServedCase:
             lakefs: Likewise.
             child: Whether bodies run in a child process.
         """
-        access: LakeFSAccess = self.platform.lakefs_access
-        for file, secret in (("id", access.access_key_id), ("key", access.secret_access_key)):
-            (self.root / file).write_text(secret)
-            (self.root / file).chmod(0o600)
         return write_config(
             self.root / f"{name}.toml",
             module=MODULE,
             isolation="process" if child else "thread",
             on_abandoned="adopt" if self.scene.adopt else "replace",
-            pair=SERVED_PAIR.format(
-                conductor=conductor or self.platform.conductor_url,
-                domain=self.platform.domain,
-                lakefs=lakefs or access.endpoint,
-            ),
+            pair=self.platform.pair_for(self.root, conductor=conductor, lakefs=lakefs),
         )
 
     def run(self, name: str = "worker", *, kill: str = "", calls: bool = False, **way: Any) -> int:

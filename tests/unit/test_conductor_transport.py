@@ -26,6 +26,7 @@ import pytest
 from perago_worker.adapters.conductor import ConductorQueue, ConductorSettings, client
 from perago_worker.adapters.conductor.auth import NO_TOKEN_LIFETIME_S, TOKEN_LIFETIME_S
 from perago_worker.adapters.system import SystemClock
+from perago_worker.adapters.tls import TlsSettings
 from perago_worker.errors import ConfigError, QueueError, QueueRefused, QueueUnavailable
 from perago_worker.models import Held, Lease, Lost, Outcome
 from perago_worker.ports import Clock
@@ -867,7 +868,7 @@ class TestSettings:
         ca_file = tmp_path / "ca.pem"
         if content is not None:
             ca_file.write_text(content)
-        settings = ConductorSettings("https://host", ca_file=ca_file)
+        settings = ConductorSettings("https://host", tls=TlsSettings(ca_file=ca_file))
         with pytest.raises(ConfigError) as caught:
             ConductorQueue.open(settings, clock=SystemClock(), worker_id="worker-1")
         (problem,) = caught.value.problems
@@ -907,7 +908,9 @@ class TestCertificates:
         open_queue: Callable[..., ConductorQueue],
     ) -> None:
         wire.use_tls(*certificate)
-        queue = open_queue(wire.url.replace("http:", "https:"), ca_file=certificate[0])
+        queue = open_queue(
+            wire.url.replace("http:", "https:"), tls=TlsSettings(ca_file=certificate[0])
+        )
         queue.poll("build", count=1, wait_s=0)
         wire.reply = lambda _request: LOST
         with pytest.raises(QueueUnavailable):

@@ -36,6 +36,7 @@ from perago_worker.runtime.janitor import (
 from perago_worker.task import TaskDefinition, load_module_tasks
 from perago_worker.telemetry.metrics import Metrics
 from tests.clocks import ManualClock
+from tests.leases import make_lease
 from tests.support import REPOSITORY, Faulty, Rig, eventually, raising, rig
 
 NOW = 1_700_000_000.0
@@ -192,22 +193,7 @@ class TestStageSurvey:
 
 def started(repository: object) -> AttemptStarted:
     workspace = {"repository": repository}
-    return AttemptStarted(Lease(**LEASE, input={"workspace": workspace}))
-
-
-LEASE: dict[str, Any] = {
-    "task_type": "t",
-    "workflow_id": "w",
-    "task_id": "task",
-    "reference_name": "r",
-    "retry_count": 0,
-    "poll_count": 1,
-    "worker_id": "worker",
-    "start_time_ms": 1,
-    "scheduled_time_ms": 1,
-    "response_timeout_s": 60,
-    "granted_at": 0.0,
-}
+    return AttemptStarted(make_lease(input={"workspace": workspace}))
 
 
 class TestSeenRepositories:
@@ -223,8 +209,8 @@ class TestSeenRepositories:
     @pytest.mark.parametrize("workspace", [None, "text", [], {}, {"repository": 7}])
     def test_strange_inputs_hold_none(self, workspace: object) -> None:
         seen = SeenRepositories()
-        seen.on_event(AttemptStarted(Lease(**LEASE, input={"workspace": workspace})))
-        seen.on_event(AttemptStarted(Lease(**LEASE, input={})))
+        seen.on_event(AttemptStarted(make_lease(input={"workspace": workspace})))
+        seen.on_event(AttemptStarted(make_lease(input={})))
         seen.on_event(PollFinished("t", "empty"))
         assert seen.names() == []
 

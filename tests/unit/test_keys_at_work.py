@@ -29,12 +29,8 @@ from perago_worker.adapters.local.store import LocalStore
 from perago_worker.adapters.system import SystemClock
 from perago_worker.attempt.body.process import ProcessBody
 from perago_worker.attempt.codes import Code
-from perago_worker.attempt.context import Attempt
 from perago_worker.attempt.directories import CACHE_NAME, AttemptDirectories
-from perago_worker.attempt.lease_keeper import LeaseKeeper
 from perago_worker.attempt.pipeline import run_attempt
-from perago_worker.attempt.stop import StopToken
-from perago_worker.attempt.task_log import TaskLog
 from perago_worker.bootstrap.adapters import open_queue, open_store, register_locally
 from perago_worker.bootstrap.attempts import tools_of
 from perago_worker.bootstrap.run import new_worker_id
@@ -48,7 +44,7 @@ from perago_worker.errors import QueueUnavailable, TaskDefinitionError
 from perago_worker.events import ChildStarted, WorkspaceBrought
 from perago_worker.models import Outcome
 from perago_worker.task import TaskDefinition
-from tests.support import ROOT, Recorder
+from tests.support import ROOT, Recorder, attempt_of
 from tests.tasks.probe import files, plain
 from tests.unit.scripted_server import Act, ScriptedServer, answer, serving
 
@@ -163,28 +159,8 @@ class Here:
                     given["workspace"] = self._workspace(store, number)
                 queue.submit(definition.name, given)
                 (lease,) = queue.poll(definition.name, count=1, wait_s=1)
-                outcomes.append(run_attempt(self._attempt(definition, lease, tools)))
+                outcomes.append(run_attempt(attempt_of(definition, lease, tools)))
         return outcomes
-
-    def _attempt(self, definition: TaskDefinition, lease: Any, tools: Any) -> Attempt:
-        stop = StopToken()
-        keeper = LeaseKeeper(
-            lease,
-            queue=tools.queue,
-            clock=tools.clock,
-            heartbeat_interval_s=tools.settings.budget.heartbeat_s,
-            stop=stop,
-            shut_down=tools.shut_down,
-            listener=tools.listener,
-        )
-        log = TaskLog(
-            queue=tools.queue,
-            clock=tools.clock,
-            listener=tools.listener,
-            redact=tools.redact,
-            lease=lease,
-        )
-        return Attempt(definition, keeper=keeper, stop=stop, tools=tools, log=log)
 
     def _workspace(self, store: LocalStore, number: int) -> dict[str, str]:
         data = self.folder / "input"
@@ -431,7 +407,7 @@ def test_conductor_is_spoken_to_as_is_said(here: Here, monkeypatch: pytest.Monke
 
     (settings,) = given
     assert (settings.connect_timeout_s, settings.request_timeout_s) == (2.0, 3.0)
-    assert settings.ca_file == here.folder / "ca.pem"
+    assert settings.tls.ca_file == here.folder / "ca.pem"
 
 
 @pytest.mark.key(
@@ -469,7 +445,7 @@ def test_lakefs_is_spoken_to_as_is_said(here: Here, monkeypatch: pytest.MonkeyPa
     assert for_three.connections == 3 * settings.connections
     assert (settings.connect_timeout_s, settings.request_timeout_s) == (2.0, 3.0)
     assert (settings.presign, settings.connections) == (False, 5)
-    assert settings.ca_file == here.folder / "ca.pem"
+    assert settings.tls.ca_file == here.folder / "ca.pem"
 
 
 # --- [workspace] ----------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ from perago_worker.events import (
 from perago_worker.models import Lease, Outcome
 from perago_worker.telemetry.logs import EventLog, configure_logging
 from perago_worker.telemetry.summary import RunSummary
+from tests.leases import make_lease
 
 CANARY = "wJalrXUtnFEMI/K7MDENG+canary"
 
@@ -74,21 +75,7 @@ def _logging_as_it_was() -> Iterator[None]:
 
 
 def lease(**changes: Any) -> Lease:
-    fields: dict[str, Any] = {
-        "task_type": "features.build",
-        "workflow_id": "w-1",
-        "task_id": "t-1",
-        "reference_name": "build",
-        "retry_count": 2,
-        "poll_count": 3,
-        "worker_id": "host:1:a",
-        "start_time_ms": 1,
-        "scheduled_time_ms": 1,
-        "response_timeout_s": 60,
-        "input": {"params": {}},
-        "granted_at": 0.0,
-    }
-    return Lease(**{**fields, **changes})
+    return make_lease(**{"retry_count": 2, "poll_count": 3, **changes})
 
 
 def lines(

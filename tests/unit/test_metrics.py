@@ -48,25 +48,13 @@ from perago_worker.telemetry.cache_metrics import CacheMetrics
 from perago_worker.telemetry.client_metrics import ClientMetrics
 from perago_worker.telemetry.metrics import PHASE_BUCKETS_S, Metrics
 from perago_worker.telemetry.request_metrics import OPERATIONS, RequestMetrics
+from tests.leases import make_lease
 
 SLOTS = {"a": 2, "b": 1}
 
 
 def lease(task_type: str = "a") -> Lease:
-    return Lease(
-        task_type=task_type,
-        workflow_id="w",
-        task_id="t",
-        reference_name="r",
-        retry_count=0,
-        poll_count=1,
-        worker_id="x",
-        start_time_ms=1,
-        scheduled_time_ms=1,
-        response_timeout_s=60,
-        input={},
-        granted_at=0.0,
-    )
+    return make_lease(task_type=task_type)
 
 
 class Observed:

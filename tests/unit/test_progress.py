@@ -13,6 +13,7 @@ from perago_worker.events import AttemptFinished, TransferProgress, Transferred
 from perago_worker.models import Lease, Outcome
 from perago_worker.telemetry.logs import wants_bars
 from perago_worker.telemetry.progress import ProgressBars
+from tests.leases import make_lease
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 ERASE_LINE = "\x1b[2K"
@@ -34,20 +35,7 @@ class Terminal(io.StringIO):
 
 
 def lease(task_id: str = "0123456789") -> Lease:
-    return Lease(
-        task_type="features.build",
-        workflow_id="w",
-        task_id=task_id,
-        reference_name="the_task",
-        retry_count=0,
-        poll_count=1,
-        worker_id="worker",
-        start_time_ms=0,
-        scheduled_time_ms=0,
-        response_timeout_s=60,
-        input={},
-        granted_at=0,
-    )
+    return make_lease(task_id=task_id)
 
 
 def moving(

@@ -11,28 +11,14 @@ from hypothesis import strategies as st
 
 from perago_worker.attempt.stage_name import StageName
 from perago_worker.models import Lease
+from tests.leases import make_lease
 
 UUID = "8f14e45f-ceea-467f-ab2b-0d7b1f9c3c11"
 DIGEST = "0123456789abcdef0123"
 
 
 def lease(**fields: Any) -> Lease:
-    given_fields: dict[str, Any] = {
-        "task_type": "features.build",
-        "workflow_id": "workflow",
-        "task_id": UUID,
-        "reference_name": "build",
-        "retry_count": 0,
-        "poll_count": 1,
-        "worker_id": "worker",
-        "start_time_ms": 1,
-        "scheduled_time_ms": 1,
-        "response_timeout_s": 60,
-        "input": {},
-        "granted_at": 0.0,
-        **fields,
-    }
-    return Lease(**given_fields)
+    return make_lease(**{"task_id": UUID, "retry_count": 0, **fields})
 
 
 def new(task_id: str = UUID, *, ref: str = "c0ffee", created_at: float = 0.0) -> StageName:

@@ -27,29 +27,17 @@ from perago_worker.telemetry.board import MAX_RECENT, MAX_TEXT, MAX_TIMES, Board
 from perago_worker.telemetry.page import duration, page
 from perago_worker.telemetry.skew import clock_skew_s
 from tests.clocks import ManualClock
+from tests.leases import make_lease
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&\x1b[31m\u202e"
 
 
 def lease(task_id: str = "t-1", **fields: Any) -> Lease:
-    given: dict[str, Any] = {
-        "task_type": "features.build",
-        "workflow_id": "w-1",
-        "task_id": task_id,
-        "reference_name": "build",
-        "retry_count": 1,
-        "poll_count": 2,
-        "worker_id": "host:1:a",
-        "start_time_ms": 1,
-        "scheduled_time_ms": 1,
-        "response_timeout_s": 60,
-        "input": {
-            "workspace": {"repository": "shop", "branch": "main"},
-            "params": {"password": "hunter2"},
-        },
-        "granted_at": 0.0,
+    given = {
+        "workspace": {"repository": "shop", "branch": "main"},
+        "params": {"password": "hunter2"},
     }
-    return Lease(**{**given, **fields})
+    return make_lease(**{"task_id": task_id, "input": given, **fields})
 
 
 class Watched:

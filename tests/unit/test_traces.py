@@ -25,6 +25,7 @@ from perago_worker.events import (
 )
 from perago_worker.models import Lease, Outcome
 from perago_worker.telemetry.traces import Traces, open_traces, wanted
+from tests.leases import make_lease
 from tests.unit.scripted_server import answer, serving
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -32,20 +33,7 @@ PARENT = "b7ad6b7169203331"
 
 
 def lease(task_id: str = "t-1", **given: Any) -> Lease:
-    return Lease(
-        task_type="features.build",
-        workflow_id="w-1",
-        task_id=task_id,
-        reference_name="build",
-        retry_count=1,
-        poll_count=2,
-        worker_id="host:1:a",
-        start_time_ms=1,
-        scheduled_time_ms=1,
-        response_timeout_s=60,
-        input={"params": {"password": "hunter2"}, **given},
-        granted_at=0.0,
-    )
+    return make_lease(task_id=task_id, input={"params": {"password": "hunter2"}, **given})
 
 
 class Seen:

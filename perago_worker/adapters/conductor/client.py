@@ -6,7 +6,6 @@ import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
@@ -24,7 +23,7 @@ from urllib3.util import make_headers, parse_url
 
 from perago_worker._version import __version__
 from perago_worker.adapters.keys import FixedKeys, Keys, KeySource
-from perago_worker.adapters.tls import TlsFileError, TlsSettings, TlsVersion, client_context
+from perago_worker.adapters.tls import TlsFileError, TlsSettings, client_context
 from perago_worker.errors import ConfigError, ConfigProblem
 
 KEEPALIVE_S = 45.0
@@ -57,9 +56,7 @@ class ConductorSettings:
         url: Address of the REST API, with or without its `/api`.
         auth_key_id: Application key of Orkes Conductor; None, like the secret, for open Conductor.
         keys: Where the application key comes from, in place of these two.
-        ca_file: Certificates to trust in place of the usual ones, PEM.
-        cert_file: Our own certificate, PEM; `key_file` is its key, unless it holds that.
-        tls_min_version: Oldest version of TLS that is spoken.
+        tls: How TLS is spoken.
         connect_timeout_s: For connecting.
         request_timeout_s: For everything after, unless a call has a time of its own.
     """
@@ -68,10 +65,7 @@ class ConductorSettings:
     auth_key_id: str | None = None
     auth_key_secret: str | None = field(default=None, repr=False)
     keys: KeySource | None = field(default=None, repr=False)
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-    tls_min_version: TlsVersion = "1.2"
+    tls: TlsSettings = field(default_factory=TlsSettings)
     connect_timeout_s: float = 5.0
     request_timeout_s: float = 15.0
 
@@ -87,16 +81,6 @@ class ConductorSettings:
         if self.keys is not None or self.auth_key_id is None or self.auth_key_secret is None:
             return self.keys
         return FixedKeys(Keys(self.auth_key_id, self.auth_key_secret))
-
-    @property
-    def tls(self) -> TlsSettings:
-        """How TLS is spoken."""
-        return TlsSettings(
-            ca_file=self.ca_file,
-            cert_file=self.cert_file,
-            key_file=self.key_file,
-            min_version=self.tls_min_version,
-        )
 
 
 class Client:

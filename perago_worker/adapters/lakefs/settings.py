@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from perago_worker.adapters.keys import FixedKeys, Keys, KeySource
-from perago_worker.adapters.tls import TlsSettings, TlsVersion
+from perago_worker.adapters.tls import TlsSettings
 
 API_PATH = "/api/v1"
 
@@ -22,10 +21,7 @@ class LakeFSSettings:
         access_key_id: First half of the credentials.
         secret_access_key: Second half of the credentials.
         keys: Where the credentials come from, in place of these two.
-        ca_file: PEM file of the authorities to trust instead of the system's; None is the system's.
-        cert_file: PEM file of our own certificate; `key_file` is its key, unless it holds that.
-            Object stores are not shown it.
-        tls_min_version: Oldest version of TLS that is spoken.
+        tls: How TLS is spoken. Object stores are not shown our certificate.
         connect_timeout_s: Longest time for a connection to be made, TLS included.
         request_timeout_s: Longest silence of the server within a call.
         presign: Read and write objects at the object store itself, by addresses that lakeFS signs,
@@ -42,10 +38,7 @@ class LakeFSSettings:
     access_key_id: str = field(default="", repr=False)
     secret_access_key: str = field(default="", repr=False)
     keys: KeySource | None = field(default=None, repr=False)
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-    tls_min_version: TlsVersion = "1.2"
+    tls: TlsSettings = field(default_factory=TlsSettings)
     connect_timeout_s: float = 5.0
     request_timeout_s: float = 30.0
     presign: bool = True
@@ -62,13 +55,3 @@ class LakeFSSettings:
     def key_source(self) -> KeySource:
         """Where the credentials come from."""
         return self.keys or FixedKeys(Keys(self.access_key_id, self.secret_access_key))
-
-    @property
-    def tls(self) -> TlsSettings:
-        """How TLS is spoken to lakeFS."""
-        return TlsSettings(
-            ca_file=self.ca_file,
-            cert_file=self.cert_file,
-            key_file=self.key_file,
-            min_version=self.tls_min_version,
-        )

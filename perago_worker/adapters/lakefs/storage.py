@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import ssl
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, BinaryIO, ClassVar
 from urllib.parse import urlsplit
 
@@ -27,7 +28,7 @@ from perago_worker.adapters.lakefs.streams import (
     range_header,
     require_range,
 )
-from perago_worker.adapters.tls import TlsSettings, client_context
+from perago_worker.adapters.tls import client_context
 from perago_worker.events import Listener
 
 METADATA_SERVICES = frozenset({"fd00:ec2::254", "100.100.100.200", "168.63.129.16"})
@@ -151,8 +152,7 @@ def _require_success(response: BaseHTTPResponse, address: str) -> None:
 
 def _tls(settings: LakeFSSettings) -> ssl.SSLContext:
     """Trust what is trusted elsewhere too; our certificate is for lakeFS alone."""
-    tls = TlsSettings(ca_file=settings.ca_file, min_version=settings.tls_min_version)
-    return client_context(tls, system_too=True)
+    return client_context(replace(settings.tls, cert_file=None, key_file=None), system_too=True)
 
 
 class ForbiddenPeer(HTTPError):

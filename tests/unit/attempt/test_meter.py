@@ -12,6 +12,7 @@ from perago_worker.attempt.transfer import DigestingReader
 from perago_worker.events import Event, TransferProgress
 from perago_worker.models import Lease
 from tests.clocks import ManualClock
+from tests.leases import make_lease
 from tests.support import Recorder
 
 
@@ -40,20 +41,7 @@ def meter(clock: ManualClock, recorder: Recorder, lease: Lease) -> TransferMeter
 
 @pytest.fixture
 def lease() -> Lease:
-    return Lease(
-        task_type="features.build",
-        workflow_id="w",
-        task_id="t",
-        reference_name="the_task",
-        retry_count=0,
-        poll_count=1,
-        worker_id="worker",
-        start_time_ms=0,
-        scheduled_time_ms=0,
-        response_timeout_s=60,
-        input={},
-        granted_at=0,
-    )
+    return make_lease()
 
 
 def test_a_short_transfer_is_not_told_of(

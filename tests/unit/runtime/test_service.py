@@ -10,21 +10,7 @@ import pytest
 from perago_worker.runtime.service import ThreadService
 from tests.clocks import ManualClock
 from tests.support import PATIENCE_S, eventually
-
-
-class Failing(ThreadService):
-    """Fails as often as it is told to, then works until it is stopped."""
-
-    def __init__(self, failures: int) -> None:
-        super().__init__("failing", clock=ManualClock())
-        self.runs = 0
-        self._failures = failures
-
-    def run(self) -> None:
-        self.runs += 1
-        if self.runs <= self._failures:
-            raise ValueError(f"failure {self.runs}")
-        self.stopping.wait()
+from tests.unit.runtime.failing import Failing
 
 
 @pytest.fixture
@@ -73,7 +59,7 @@ def test_stopping_from_many_threads_at_once_is_safe(service: ThreadService) -> N
 
 
 def test_a_failure_is_kept_until_it_is_started_again() -> None:
-    service = Failing(1)
+    service = Failing(1, clock=ManualClock())
     service.start()
     eventually(lambda: service.failure is not None)
     assert "ValueError: failure 1" in str(service.failure)

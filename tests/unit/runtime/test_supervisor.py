@@ -37,6 +37,7 @@ from perago_worker.runtime.supervisor import (
 from perago_worker.runtime.watchdog import STALL_S
 from tests.clocks import ManualClock
 from tests.support import PATIENCE_S, HastyClock, Rig, eventually, raising, rig
+from tests.unit.runtime.failing import Failing
 from tests.unit.runtime.held import HELD, Gate, Works, gate
 
 
@@ -326,21 +327,6 @@ def step(clock: ManualClock, until: Callable[[], bool]) -> None:
     eventually(look)
 
 
-class Failing(ThreadService):
-    """Fails as often as it is told to, then works until it is stopped."""
-
-    def __init__(self, failures: int) -> None:
-        super().__init__("failing", clock=HastyClock())
-        self.runs = 0
-        self._failures = failures
-
-    def run(self) -> None:
-        self.runs += 1
-        if self.runs <= self._failures:
-            raise ValueError(f"failure {self.runs}")
-        self.stopping.wait()
-
-
 class Relapsing(ThreadService):
     """Fails as often as it may, works, fails once more when it is told to, and works again."""
 
@@ -371,7 +357,7 @@ class TestDeadParts:
 
     @pytest.mark.parametrize("failures", [1, MAX_FAILURES])
     def test_a_part_that_fails_is_started_again(self, hasty: Rig, failures: int) -> None:
-        part = Failing(failures)
+        part = Failing(failures, clock=HastyClock())
         worker = Worker(hasty, polling=False, janitor=part)
 
         code = worker.run(lambda: eventually(lambda: part.runs == failures + 1))
@@ -384,7 +370,7 @@ class TestDeadParts:
 
     def test_a_part_that_keeps_failing_ends_the_worker(self, tmp_path: Path) -> None:
         clock = ManualClock()
-        part = Failing(1000)
+        part = Failing(1000, clock=HastyClock())
         with rig(tmp_path, clock=clock) as here:
             worker = Worker(here, polling=False, janitor=part)
 
