@@ -196,12 +196,13 @@ class HeartbeatSent(Event):
 
     Attributes:
         outcome: `held`, `lost`, or `error` when nothing was learnt.
-        delay_s: How long after it was due the heartbeat was sent.
+        delay_s: How long after it was due the heartbeat was sent; None for the one before a
+            publication, which is sent whenever that is ready.
     """
 
     lease: Lease
     outcome: Literal["held", "lost", "error"]
-    delay_s: float
+    delay_s: float | None
     detail: str = ""
 
 

@@ -158,7 +158,7 @@ class LeaseKeeper:
         return result
 
     def confirm(self) -> None:
-        """Make sure at this moment that the lease is held, and extend it.
+        """Make sure at this moment that the lease is held, and extend it, as the next beat would.
 
         Raises:
             AttemptAbandoned: The lease is lost.
@@ -166,6 +166,7 @@ class LeaseKeeper:
         """
         with self._writing:
             result, detail = self._observe_and_extend()
+        self._listener.on_event(HeartbeatSent(self._lease, result, None, detail))
         if result == "lost":
             # Not `stop.check()`: the first order to stop may have been a milder one.
             raise AttemptAbandoned(self._lost_code, detail)

@@ -190,8 +190,10 @@ class EventLog:
             name,
             **identity(event.lease),
             outcome=event.outcome,
-            delay_s=_rounded(event.delay_s),
-            **given(detail=event.detail),
+            **given(
+                delay_s=None if event.delay_s is None else _rounded(event.delay_s),
+                detail=event.detail,
+            ),
         )
 
     def _published(self, event: Published) -> None:

@@ -169,7 +169,8 @@ class Metrics:
                 self._workspaces.labels(lease.task_type, source).inc()
             case HeartbeatSent(_, outcome, delay_s):
                 self._heartbeats.labels(outcome).inc()
-                self._heartbeat_delay.observe(delay_s)
+                if delay_s is not None:  # or many that cannot be late would hide the late ones
+                    self._heartbeat_delay.observe(delay_s)
             case Published(lease, outcome, _, budget_used, fence):
                 self._publications.labels(lease.task_type, outcome).inc()
                 self._fences.labels(fence).inc()

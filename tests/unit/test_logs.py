@@ -212,6 +212,16 @@ def without_time(line: dict[str, Any]) -> dict[str, Any]:
             },
         ),
         (
+            HeartbeatSent(lease(), "error", None, "the queue is away"),
+            {
+                **IDENTITY,
+                "event": "heartbeat.sent",
+                "level": "warning",
+                "outcome": "error",
+                "detail": "the queue is away",
+            },
+        ),
+        (
             HeartbeatSent(lease(), "lost", 0.1, "superseded"),
             {
                 **IDENTITY,

@@ -268,12 +268,17 @@ def test_transfers_are_counted_by_direction(observed: Observed) -> None:
 
 
 def test_heartbeats_are_counted_with_their_delay(observed: Observed) -> None:
-    observed.see(HeartbeatSent(lease(), "held", 0.02), HeartbeatSent(lease(), "lost", 7.0))
+    observed.see(
+        HeartbeatSent(lease(), "held", 0.02),
+        HeartbeatSent(lease(), "held", None),
+        HeartbeatSent(lease(), "lost", 7.0),
+    )
 
-    assert observed.value("heartbeats_total", outcome="held") == 1
+    assert observed.value("heartbeats_total", outcome="held") == 2
     assert observed.value("heartbeats_total", outcome="lost") == 1
     assert observed.value("heartbeat_delay_seconds_sum") == pytest.approx(7.02)
     assert observed.value("heartbeat_delay_seconds_bucket", le="5.0") == 1
+    assert observed.value("heartbeat_delay_seconds_count") == 2
 
 
 def test_publications_are_counted_with_the_budget_they_used(observed: Observed) -> None:

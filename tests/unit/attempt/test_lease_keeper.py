@@ -211,10 +211,17 @@ class TestBeat:
 
 
 class TestConfirm:
-    def test_a_held_lease_is_confirmed_and_extended(self, here: Rig, keeper: LeaseKeeper) -> None:
+    def test_a_held_lease_is_confirmed_and_extended(
+        self, here: Rig, keeper: LeaseKeeper, clock: SteadyClock
+    ) -> None:
+        due = keeper.next_beat_at
+        clock.advance(1)
+
         keeper.confirm()
 
         assert here.queue.calls("observe") == here.queue.calls("extend") == 1
+        assert here.recorder.of(HeartbeatSent) == [HeartbeatSent(keeper.lease, "held", None)]
+        assert keeper.next_beat_at > due
 
     def test_a_lost_lease_abandons_the_attempt(
         self, here: Rig, keeper: LeaseKeeper, lease: Lease
@@ -225,6 +232,7 @@ class TestConfirm:
             with pytest.raises(AttemptAbandoned) as raised:
                 keeper.confirm()
             assert raised.value.code == Code.SUPERSEDED
+        assert {event.outcome for event in here.recorder.of(HeartbeatSent)} == {"lost"}
 
     def test_a_lost_lease_counts_more_than_an_earlier_order_to_stop(
         self, here: Rig, keeper: LeaseKeeper, lease: Lease
@@ -247,6 +255,8 @@ class TestConfirm:
             keeper.confirm()
         assert raised.value.code == Code.LEASE_UNCONFIRMED
         assert str(error) in raised.value.reason
+        (event,) = here.recorder.of(HeartbeatSent)
+        assert (event.outcome, event.delay_s, event.detail) == ("error", None, str(error))
 
 
 class TestComplete:
