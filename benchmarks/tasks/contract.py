@@ -38,7 +38,7 @@ if not TYPE_CHECKING:
     task = _framework.task
     WorkspaceSpec = _framework.WorkspaceSpec
 CONTROLS = _framework.TaskControls(
-    retry=_framework.RetryPolicy(count=0),
+    retry=_framework.RetryPolicy(count=1, delay_seconds=0),
     timeout=_framework.TimeoutPolicy(response_seconds=600),
 )
 

@@ -89,6 +89,7 @@ def build_supervisor(
                 make_tools=make_tools,
                 heartbeats=heartbeats,
                 clock=clock,
+                take_ahead_s=config.worker.take_ahead,
             ),
             domain=task.domain,
             idle_wait_s=SHORT_POLL_WAIT_S if is_local or until_idle else MAX_POLL_WAIT_S,

@@ -41,6 +41,7 @@ class Heartbeats(ThreadService):
         self._lock = threading.Lock()
         self._changed = threading.Event()
         self._watched: dict[LeaseKeeper, _Watched] = {}
+        self._wakes_at = 0.0
 
     @contextmanager
     def watching(self, keeper: LeaseKeeper) -> Iterator[None]:
@@ -50,8 +51,11 @@ class Heartbeats(ThreadService):
         """
         backoff = Backoff(first_s=1.0, cap_s=keeper.times.interval)
         with self._lock:
-            self._watched[keeper] = _Watched(keeper, keeper.next_beat_at, backoff)
-        self._changed.set()
+            due = keeper.next_beat_at
+            self._watched[keeper] = _Watched(keeper, due, backoff)
+            in_time = due >= self._wakes_at
+        if not in_time:  # short attempts would pay for it: waking a thread is a tenth of their cost
+            self._changed.set()
         try:
             yield
         finally:
@@ -82,11 +86,11 @@ class Heartbeats(ThreadService):
         return due
 
     def _sleep_s(self) -> float:
+        now = self._clock.now()
         with self._lock:
             waiting = [w.due for w in self._watched.values() if not w.sending]
-        return max(
-            0.0, min(min(waiting, default=float("inf")) - self._clock.now(), LONGEST_SLEEP_S)
-        )
+            self._wakes_at = min([now + LONGEST_SLEEP_S, *waiting])
+            return max(0.0, self._wakes_at - now)
 
     def _send(self, watched: _Watched) -> None:
         keeper = watched.keeper

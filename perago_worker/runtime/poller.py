@@ -1,10 +1,11 @@
-"""Asks for work of one task type: never for more than can start now.
+"""Asks for work of one task type: never for more than can start now or in a moment.
 
 Backlog mode takes batches without waiting; once a poll comes back empty, idle mode asks for one
 task at a time and lets the server hold the poll open. While there is more, slots count as free once
-only their report is left to do, so that it and the next poll are under way together. A poll that
-was sent is never abandoned: its tasks would wait for their response timeout with nobody at work on
-them.
+only their report is left to do, so that it and the next poll are under way together; and while
+every poll brings as much as it asked for, tasks that take a moment are taken ahead. Such a task
+waits in the pool; one that waits for too long is given back. A poll that was sent is never
+abandoned: its tasks would wait for their response timeout with nobody at work on them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perago_worker.attempt.backoff import Backoff
+from perago_worker.attempt.context import Attempt
 from perago_worker.errors import QueueError, QueueUnavailable
 from perago_worker.events import GivenBack, Listener, PollFinished
 from perago_worker.models import Held, Lease
@@ -30,10 +32,6 @@ EARLY_SHARE = 0.8
 ignore the wait, and must not be asked without pause."""
 
 GIVE_BACK_TRIES = 3
-
-ENDING_PATIENCE_S = 1.0
-"""How long a task waits for a slot that was about to report when the task was asked for. Reports
-take milliseconds; one that takes longer has met with trouble."""
 
 ENDING_WAIT_S = 1.0
 """How long a task waits that was delivered while an earlier attempt at it is being ended here."""
@@ -82,28 +80,38 @@ class Poller(ThreadService):
 
     def run(self) -> None:
         """Poll until told to stop."""
-        backlog, more = True, False
+        try:
+            self._run()
+        finally:
+            for lease in self.pool.take_waiting():
+                self._give_back(lease, "the worker stops")
+
+    def _run(self) -> None:
+        backlog, more, deep = True, False, False
         while not self.stopping.is_set():
             self.tick()
-            if not self.pool.wait_free(LONGEST_WAIT_S, or_ending=more):
+            for lease in self.pool.take_overdue():
+                self._give_back(lease, "no slot became free for it in time")
+            wait_s = min(LONGEST_WAIT_S, max(0.0, self.pool.patience_s))
+            if not self.pool.wait_free(wait_s, or_ending=more):
                 continue
             if self.stopping.is_set():
                 return
             # In this order, so that a slot that becomes free in between is not counted twice.
             free = self.pool.free
             ending = self.pool.claim_ending() if more else 0
-            leases = self._poll_for(free + ending, wait=not backlog)
+            if not free + ending:
+                continue
+            ahead = self.pool.room if deep else 0
+            count = min(free + ending + ahead, MAX_BATCH) if backlog else 1
+            leases = self._poll(count, 0.0 if backlog else self._idle_wait_s)
             if leases is None:
                 continue
             if leases or not ending:
                 more = backlog and bool(leases)
                 backlog = bool(leases)
-            self._hand_over(leases, patience_s=ENDING_PATIENCE_S if ending else 0.0)
-
-    def _poll_for(self, slots: int, *, wait: bool) -> list[Lease] | None:
-        if not slots:
-            return None
-        return self._poll(1, self._idle_wait_s) if wait else self._poll(min(slots, MAX_BATCH), 0.0)
+            deep = more and len(leases) >= count
+            self._hand_over(leases, may_wait=count - free)
 
     def _poll(self, count: int, wait_s: float) -> list[Lease] | None:
         """Poll once; return None, after a wait, when nothing was learnt."""
@@ -142,23 +150,27 @@ class Poller(ThreadService):
             )
         )
 
-    def _hand_over(self, leases: Sequence[Lease], *, patience_s: float = 0.0) -> None:
-        give_up_at = self._clock.now() + patience_s
-        for lease in leases:
-            running = self.pool.running(lease.task_id)
-            if running is not None:
-                if not running.keeper.adopt(lease):
-                    self._give_back(lease, "an earlier attempt still ends", after_s=ENDING_WAIT_S)
-            elif self.stopping.is_set():
-                self._give_back(lease, "the worker stops")
-            elif not self._take(lease, give_up_at):
-                self._give_back(lease, "more tasks came than slots are free")
+    def _hand_over(self, leases: Sequence[Lease], *, may_wait: int = 0) -> None:
+        """Have attempts begin.
 
-    def _take(self, lease: Lease, give_up_at: float) -> bool:
-        if self.pool.take(lease):
-            return True
-        left_s = give_up_at - self._clock.now()
-        return left_s > 0 and self.pool.wait_free(left_s) and self.pool.take(lease)
+        Args:
+            leases: What came.
+            may_wait: How many of them may wait until a slot is free.
+        """
+        for lease in leases:
+            if self.stopping.is_set() and self.pool.running(lease.task_id) is None:
+                self._give_back(lease, "the worker stops")
+                continue
+            match self.pool.take(lease, may_wait=may_wait > 0):
+                case Attempt(keeper=keeper):
+                    if not keeper.adopt(lease):
+                        self._give_back(
+                            lease, "an earlier attempt still ends", after_s=ENDING_WAIT_S
+                        )
+                case "waits":
+                    may_wait -= 1
+                case "full":
+                    self._give_back(lease, "more tasks came than slots are free")
 
     def _give_back(self, lease: Lease, why: str, *, after_s: float = 0.0) -> None:
         error = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Literal
 
 from perago_worker.attempt.context import Attempt, Tools
 from perago_worker.attempt.lease_keeper import LeaseKeeper
@@ -14,7 +15,11 @@ from perago_worker.models import Lease
 from perago_worker.ports import Clock
 from perago_worker.runtime.heartbeats import Heartbeats
 from perago_worker.runtime.service import ThreadService
+from perago_worker.runtime.waiting import Waiting, can_wait
 from perago_worker.task import TaskDefinition
+
+Taken = Literal["begun", "waits", "full"]
+"""What became of a delivery: an attempt has begun, it waits for a slot, or there is no room."""
 
 
 class Slot(ThreadService):
@@ -28,17 +33,21 @@ class Slot(ThreadService):
         tools: Tools,
         heartbeats: Heartbeats,
         on_free: Callable[[], None],
+        follow: Callable[[Slot, float], None],
     ) -> None:
         """Prepare.
 
         Args:
             on_free: Called when the slot is free or soon will be.
+            follow: Called with the slot and the seconds of an attempt that has ended; calls `take`
+                with what comes next, or `clear`.
         """
         super().__init__(name, clock=tools.clock)
         self._definition = definition
         self._tools = tools
         self._heartbeats = heartbeats
         self._on_free = on_free
+        self._follow = follow
         self._work = threading.Event()
         self._attempt: Attempt | None = None
         self._serving = False
@@ -79,6 +88,10 @@ class Slot(ThreadService):
         self._attempt = self._begin(lease)
         self._work.set()
 
+    def clear(self) -> None:
+        """Be without an attempt; it must have ended."""
+        self._attempt = None
+
     def stop(self) -> None:
         """End after the attempt in progress."""
         super().stop()
@@ -105,16 +118,20 @@ class Slot(ThreadService):
         return 0.0
 
     def _carry_out(self, attempt: Attempt) -> None:
+        started_at = self._tools.clock.now()
         try:
             with self._heartbeats.watching(attempt.keeper):
                 run_attempt(attempt)
+            self._ending = False
+            self._follow(self, self._tools.clock.now() - started_at)
         except BaseException:
             self._serving = False  # before the slot is free: nobody would be at work in it
-            raise
-        finally:
             self._ending = False
             self._attempt = None
-            self._on_free()
+            raise
+        finally:
+            if self._attempt is None:
+                self._on_free()
 
     def _ends(self) -> None:
         if not self._definition.has_workspace:
@@ -161,22 +178,29 @@ class SlotPool:
         make_tools: Callable[[], Tools],
         heartbeats: Heartbeats,
         clock: Clock,
+        take_ahead_s: float = 0.0,
     ) -> None:
         """Prepare the slots.
 
         Args:
             make_tools: Called once for each slot: every slot has a body of its own.
+            take_ahead_s: How much work may wait for each slot, in seconds.
         """
         self._freed = threading.Event()
         self._woken = False
         self._clock = clock
+        # Between slots, which take what waits, and the poller, which adds to it.
+        self._lock = threading.Lock()
+        work_s = take_ahead_s if can_wait(definition) else 0.0
+        self._waiting = Waiting(work_s=work_s, slots=size, clock=clock)
         self.slots = [
             Slot(
                 f"slot {definition.name} {number}",
                 definition,
                 tools=make_tools(),
                 heartbeats=heartbeats,
-                on_free=self._freed.set,
+                on_free=self._tell_poller,
+                follow=self._follow,
             )
             for number in range(size)
         ]
@@ -196,9 +220,31 @@ class SlotPool:
         attempts = [slot.attempt for slot in self.slots]
         return min((a.keeper.remaining_s for a in attempts if a is not None), default=float("inf"))
 
+    @property
+    def room(self) -> int:
+        """How many more tasks may be taken than there are slots for them."""
+        with self._lock:
+            return self._waiting.room
+
+    @property
+    def patience_s(self) -> float:
+        """Seconds until a task has waited here for too long; infinite when none waits."""
+        with self._lock:
+            return self._waiting.patience_s
+
     def claim_ending(self) -> int:
-        """Return how many slots have come to their report since this was asked before."""
-        return sum(slot.claim_ending() for slot in self.slots)
+        """Return how many slots have come to their report since this was asked before.
+
+        None while tasks wait, which these slots will take.
+        """
+        return 0 if self._waiting else sum(slot.claim_ending() for slot in self.slots)
+
+    def _any_ending(self) -> bool:
+        return not self._waiting and any(slot.ending for slot in self.slots)
+
+    def _tell_poller(self) -> None:
+        if not self._waiting:
+            self._freed.set()
 
     def wait_free(self, timeout_s: float, *, or_ending: bool = False) -> bool:
         """Wait until a slot is free; return whether one is. Woken by `wake`, too.
@@ -210,7 +256,7 @@ class SlotPool:
         self._woken = False
         while True:
             self._freed.clear()
-            if self.free or (or_ending and any(slot.ending for slot in self.slots)):
+            if self.free or (or_ending and self._any_ending()):
                 return True
             left_s = give_up_at - self._clock.now()
             if left_s <= 0 or self._woken:
@@ -230,13 +276,50 @@ class SlotPool:
                 return attempt
         return None
 
-    def take(self, lease: Lease) -> bool:
-        """Begin with an attempt; return False when no slot is free."""
-        for slot in self.slots:
-            if slot.free:
+    def take(self, lease: Lease, *, may_wait: bool = False) -> Attempt | Taken:
+        """Begin with an attempt, or have the task wait for the next slot that is free.
+
+        Returns the attempt at this task that is in progress here, if there is one.
+        """
+        with self._lock:
+            running = self.running(lease.task_id)
+            if running is not None:
+                return running
+            if lease.task_id in self._waiting:
+                self._waiting.add(lease)
+                return "waits"
+            for slot in self.slots:
+                if slot.free:
+                    slot.take(lease)
+                    return "begun"
+            if not may_wait:
+                return "full"
+            self._waiting.add(lease)
+            return "waits"
+
+    def take_overdue(self) -> list[Lease]:
+        """Take out the tasks that have waited for too long."""
+        with self._lock:
+            return self._waiting.take_overdue()
+
+    def take_waiting(self) -> list[Lease]:
+        """Take out all tasks that wait."""
+        with self._lock:
+            return self._waiting.take_all()
+
+    def learn(self, seconds: float) -> None:
+        """Take into account how long an attempt has taken."""
+        with self._lock:
+            self._waiting.learn(seconds)
+
+    def _follow(self, slot: Slot, seconds: float) -> None:
+        self.learn(seconds)
+        with self._lock:
+            lease = None if slot.stopping.is_set() else self._waiting.next()
+            if lease is None:
+                slot.clear()
+            else:
                 slot.take(lease)
-                return True
-        return False
 
     def stop_attempts(self, cause: StopCause, detail: str) -> list[Lease]:
         """Tell every attempt in progress to stop; return their leases."""

@@ -109,6 +109,7 @@ KEYS = [
     Key("worker", "name", '"etl-1"', "etl-1", "etl-1"),
     Key("worker", "concurrency", "4", "4", 4),
     Key("worker", "isolation", '"thread"', "thread", "thread"),
+    Key("worker", "take_ahead", "0", "0", 0.0),
     Key("worker", "drain_timeout", '"1h30m"', "1h30m", 5400.0),
     Key("worker", "kill_grace", "2.5", "2.5", 2.5),
     Key("worker", "body_env", '["TZ"]', '["TZ"]', ("TZ",)),

@@ -228,6 +228,32 @@ def test_concurrency_is_the_number_of_slots(here: Here) -> None:
     assert slots == {"probe.files": 3, "probe.plain": 2}
 
 
+@pytest.mark.key("worker.take_ahead")
+@pytest.mark.parametrize(("line", "taken"), [("", 8), ("worker.take_ahead = 0", 0)])
+def test_short_tasks_are_taken_ahead_unless_no_time_is_allowed(
+    here: Here, line: str, taken: int
+) -> None:
+    config = here.config(*([line] if line else []))
+    clock = SystemClock()
+    with (
+        closing(open_queue(config, worker_id="w", clock=clock)) as queue,
+        closing(open_store(config)) as store,
+    ):
+        supervisor = build_supervisor(
+            config,
+            [PLAIN],
+            queue=queue,
+            store=store,
+            clock=clock,
+            redactor=Redactor(),
+            listeners=[],
+            until_idle=False,
+        )
+        pool = supervisor.pollers[0].pool
+        pool.learn(0.01)
+        assert pool.room == taken
+
+
 @pytest.mark.key("worker.isolation", "tasks.*.isolation")
 @pytest.mark.parametrize(
     ("lines", "is_ours"),

@@ -93,6 +93,7 @@ class Works:
         slots: int = 1,
         make_body: Callable[[], BodyRunner] = lambda: ThreadBody(HELD),
         idle_wait_s: float = 0.1,
+        take_ahead_s: float = 0.0,
     ) -> None:
         self.here = here
         self.heartbeats = Heartbeats(clock=here.clock)
@@ -102,6 +103,7 @@ class Works:
             make_tools=lambda: here.tools(make_body()),
             heartbeats=self.heartbeats,
             clock=here.clock,
+            take_ahead_s=take_ahead_s,
         )
         self.poller = Poller(
             HELD.name,

@@ -14,7 +14,7 @@ from perago_worker.errors import QueueRefused, QueueUnavailable
 from perago_worker.events import AttemptFinished, GivenBack, PollFinished
 from perago_worker.models import Lease
 from perago_worker.ports import MAX_POLL_WAIT_S
-from perago_worker.runtime import poller
+from perago_worker.runtime import waiting
 from perago_worker.runtime.poller import GIVE_BACK_TRIES, MAX_BATCH
 from tests.clocks import ManualClock
 from tests.support import PATIENCE_S, Faulty, HastyClock, Rig, eventually, raising, rig
@@ -302,7 +302,7 @@ class TestEnding:
     def test_a_task_whose_slot_does_not_become_free_is_given_back(
         self, here: Rig, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(poller, "ENDING_PATIENCE_S", 0.01)
+        monkeypatch.setattr(waiting, "PATIENCE_S", 0.01)
         go_on = threading.Event()
         here.queue.before("complete", lambda: go_on.wait(PATIENCE_S), nth=1)
         with works(here) as made:

@@ -67,7 +67,7 @@ class TestPool:
     def test_slots_take_attempts_until_none_is_free(self, two: Works, held: Gate) -> None:
         taken = [two.pool.take(lease(two, gate="gate")) for _ in range(3)]
 
-        assert taken == [True, True, False]
+        assert taken == ["begun", "begun", "full"]
         assert (two.pool.free, two.pool.busy) == (0, 2)
         held.open.set()
         two.here.recorder.wait_for(AttemptFinished, 2)
@@ -78,7 +78,7 @@ class TestPool:
         made = Works(here)
 
         assert made.pool.free == made.pool.busy == 0
-        assert not made.pool.take(lease(made))
+        assert made.pool.take(lease(made)) == "full"
 
     def test_an_attempt_is_known_from_the_moment_it_is_taken(self, two: Works) -> None:
         """Between the poll and its first step nobody may take it for one that is not here."""
@@ -209,10 +209,10 @@ class TestFailure:
             eventually(lambda: slot.failure is not None)
 
             assert (made.pool.free, made.pool.busy) == (0, 0)
-            assert not made.pool.take(lease(made))
+            assert made.pool.take(lease(made)) == "full"
             slot.start()
             eventually(lambda: made.pool.free == 1)
-            assert made.pool.take(lease(made))
+            assert made.pool.take(lease(made)) == "begun"
             here.recorder.wait_for(AttemptFinished)
 
     def test_a_slot_whose_thread_fails_is_not_free_for_a_moment_either(
@@ -226,6 +226,7 @@ class TestFailure:
                 tools=here.tools(ThreadBody(HELD)),
                 heartbeats=Heartbeats(clock=here.clock),
                 on_free=lambda: free.append(slot.free),
+                follow=lambda ended, _: ended.clear(),
             )
             slot.start()
             eventually(lambda: slot.free)
@@ -246,5 +247,5 @@ class TestFailure:
 
             made.start_slots()
 
-            assert made.pool.take(lease(made))
+            assert made.pool.take(lease(made)) == "begun"
             here.recorder.wait_for(AttemptFinished)
