@@ -140,6 +140,9 @@ class Digest(Protocol):
     def hexdigest(self) -> str:
         """Return the checksum of all bytes added."""
 
+    def copy(self) -> Digest:
+        """Return another one over the same bytes."""
+
 
 @runtime_checkable
 class Digested(Protocol):
@@ -150,6 +153,23 @@ class Digested(Protocol):
     """
 
     digest: Digest
+
+
+@runtime_checkable
+class Rewindable(Digested, Protocol):
+    """A file to be stored of which a part can be read again, when it was not stored."""
+
+    def mark(self) -> None:
+        """Begin a part here."""
+
+    def rewind(self) -> bool:
+        """Wait, and go back to where the part began; `digest` is then as it was there.
+
+        Raises what the caller of `Stage.write` is to be told when it is to stop.
+
+        Returns:
+            False when the part has been tried often enough; nothing has changed then.
+        """
 
 
 class Stage(Protocol):
@@ -167,7 +187,8 @@ class Stage(Protocol):
         """Store `size` bytes of `source` under `key` and return what the store says it stored.
 
         Streams: memory does not grow with `size`. Not repeated by the adapter, since `source` is
-        used up; the caller may open it anew and write again. The caller compares the returned size
+        used up; the caller may open it anew and write again. An adapter that stores it in parts
+        repeats one that fails, if `source` is `Rewindable`. The caller compares the returned size
         and checksum with what it read. Where `source` is `Digested`, an adapter that needs the
         checksum need not compute it again.
 

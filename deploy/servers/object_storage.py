@@ -50,6 +50,19 @@ class ObjectStoreServer(Server):
             connection.close()
 
 
+def lakefs_settings(store: ObjectStoreServer) -> dict[str, str]:
+    """Return what lakeFS is told by environment variables in order to keep its objects there."""
+    return {
+        "LAKEFS_BLOCKSTORE_TYPE": "s3",
+        "LAKEFS_BLOCKSTORE_S3_ENDPOINT": store.url,
+        "LAKEFS_BLOCKSTORE_S3_FORCE_PATH_STYLE": "true",
+        "LAKEFS_BLOCKSTORE_S3_REGION": "us-east-1",
+        "LAKEFS_BLOCKSTORE_S3_DISCOVER_BUCKET_REGION": "false",
+        "LAKEFS_BLOCKSTORE_S3_CREDENTIALS_ACCESS_KEY_ID": "any",
+        "LAKEFS_BLOCKSTORE_S3_CREDENTIALS_SECRET_ACCESS_KEY": "any",
+    }
+
+
 class LakeFSOnObjectStore:
     """Both of them, in one directory."""
 
@@ -71,15 +84,7 @@ class LakeFSOnObjectStore:
         self.lakefs = LakeFSServer(
             directory / "lakefs",
             **(lakefs or {}),
-            settings={
-                "LAKEFS_BLOCKSTORE_TYPE": "s3",
-                "LAKEFS_BLOCKSTORE_S3_ENDPOINT": self.store.url,
-                "LAKEFS_BLOCKSTORE_S3_FORCE_PATH_STYLE": "true",
-                "LAKEFS_BLOCKSTORE_S3_REGION": "us-east-1",
-                "LAKEFS_BLOCKSTORE_S3_DISCOVER_BUCKET_REGION": "false",
-                "LAKEFS_BLOCKSTORE_S3_CREDENTIALS_ACCESS_KEY_ID": "any",
-                "LAKEFS_BLOCKSTORE_S3_CREDENTIALS_SECRET_ACCESS_KEY": "any",
-            },
+            settings=lakefs_settings(self.store),
         )
 
     def start(self, *, detach: bool = False) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator
-from itertools import count
 from typing import TypeVar
 
 from perago_worker.ports import Clock
@@ -76,15 +75,26 @@ class Retry:
 
     def __call__(self, work: Callable[..., R], *args: object) -> R:
         """Return what `work` returns, at the first try that does not fail."""
-        first_s, cap_s, factor = self._waits
-        backoff = Backoff(first_s=first_s, cap_s=cap_s, factor=factor)
-        for tries in count(1):
+        again = self.repeats()
+        while True:
             self._check()
             try:
                 return work(*args)
             except self._on:
-                if tries >= self._tries:
+                if not again():
                     raise
+
+    def repeats(self) -> Callable[[], bool]:
+        """Return what waits for the next try of one thing; it returns False where there is none."""
+        first_s, cap_s, factor = self._waits
+        backoff = Backoff(first_s=first_s, cap_s=cap_s, factor=factor)
+        left = iter(range(1, self._tries))
+
+        def again() -> bool:
+            if next(left, None) is None:
+                return False
             self._clock.wait(self._stop, backoff.next_wait())
             self._on_repeat()
-        raise AssertionError  # count() does not end
+            return True
+
+        return again

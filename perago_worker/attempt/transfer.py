@@ -5,6 +5,7 @@ A bounded number of threads; the first failure stops what has not begun, and is 
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable
 from queue import SimpleQueue
@@ -109,25 +110,56 @@ class _Crew(Generic[T, R]):
                 self._done.put(error)
 
 
+def once() -> Callable[[], bool]:
+    """Return what allows no other try."""
+    return lambda: False
+
+
 class DigestingReader:
     """A file that computes what it was read for, so that the stored bytes can be compared.
+
+    `Rewindable`: what is read again takes the place of what was read first, in the checksum too.
 
     Attributes:
         digest: Of all that was read so far.
     """
 
     def __init__(
-        self, file: BinaryIO, digest: Digest, *, moved: Callable[[int], None] = UNMETERED.moved
+        self,
+        file: BinaryIO,
+        digest: Digest,
+        *,
+        moved: Callable[[int], None] = UNMETERED.moved,
+        repeats: Callable[[], Callable[[], bool]] = once,
     ) -> None:
         """Prepare.
 
         Args:
             moved: Called with the size of each piece before it is handed on; may raise to stop.
+            repeats: Called for each part; returns what waits for another try, and returns False
+                where there is to be none.
         """
         self._file = file
         self.digest = digest
         self._moved = moved
+        self._repeats = repeats
         self.bytes_read = 0
+        self.mark()
+
+    def mark(self) -> None:
+        """Begin a part here."""
+        self._marked = (self.digest.copy(), self.bytes_read)
+        self._again = self._repeats()
+
+    def rewind(self) -> bool:
+        """Wait, and go back to where the part began; False when it was tried often enough."""
+        if not self._again():
+            return False
+        self._moved(0)
+        digest, bytes_read = self._marked
+        self._file.seek(bytes_read - self.bytes_read, os.SEEK_CUR)
+        self.digest, self.bytes_read = digest.copy(), bytes_read
+        return True
 
     def read(self, size: int = -1, /) -> bytes:
         """Read like the file beneath."""

@@ -41,7 +41,7 @@ def upload(
         check()  # within large files too
         meter.moved(size)
 
-    upload_file = partial(_upload_file, moved=moved)
+    upload_file = partial(_upload_file, moved=moved, repeats=retry.repeats)
 
     def send(item: tuple[str, int]) -> tuple[str, FileState]:
         path, size = item
@@ -63,20 +63,21 @@ def _upload_file(
     store: WorkspaceStore,
     *,
     moved: Callable[[int], None],
+    repeats: Callable[[], Callable[[], bool]],
 ) -> FileState:
-    digest = store.new_digest(size)
     with open_regular(workspace.directory / path) as file:
         settle(file.fileno())
-        reader = DigestingReader(file, digest, moved=moved)
+        reader = DigestingReader(file, store.new_digest(size), moved=moved, repeats=repeats)
         stored = stage.write(workspace.key(path), reader.as_binary(), size)
         grown = bool(file.read(1))
-        state = settled_state(file.fileno(), size, digest.hexdigest())
+        checksum = reader.digest.hexdigest()
+        state = settled_state(file.fileno(), size, checksum)
     if grown or reader.bytes_read != size:
         raise RetryableAttemptError(
             Code.WORKSPACE_CHANGED,
             f"file {path!a} changed in size while it was being published. "
             "Nothing may write to the workspace once the body has returned.",
         )
-    if (stored.size, stored.checksum) != (size, digest.hexdigest()):
+    if (stored.size, stored.checksum) != (size, checksum):
         raise StoreUnavailable(f"file {path!a} was stored damaged")
     return state

@@ -12,6 +12,7 @@ import pytest
 
 from deploy.servers.object_storage import BUCKET, LakeFSOnObjectStore
 from deploy.servers.servers import LakeFSAccess
+from perago_worker.adapters.lakefs import LakeFSSettings
 from tests.contract.lakefs_harness import open_harness
 
 pytestmark = pytest.mark.servers
@@ -21,14 +22,19 @@ ROOM = 64 * 1024**2
 
 
 def transferred(
-    access: LakeFSAccess, directory: Path, size: int, *, namespace: str
+    access: LakeFSAccess,
+    directory: Path,
+    size: int,
+    *,
+    namespace: str,
+    part_size: int = LakeFSSettings.presign_part_bytes,
 ) -> dict[str, int]:
     """Move an object both ways in a process of its own; return what memory that took."""
     with open_harness(access, namespace=namespace) as harness:
         repository = harness.repository()
     command = [sys.executable, "-m", "tests.integration.transferring"]
     done = subprocess.run(
-        [*command, str(size), str(directory), repository],
+        [*command, str(size), str(part_size), str(directory), repository],
         capture_output=True,
         check=False,
         text=True,
@@ -52,9 +58,15 @@ def test_a_large_object_is_never_in_memory(lakefs: LakeFSAccess, tmp_path: Path)
     assert max(grown.values()) <= ROOM
 
 
+@pytest.mark.parametrize("part_size", [1024**3, 96 * 1024**2], ids=["whole", "in parts"])
 def test_nor_is_one_that_passes_lakefs_by(
-    lakefs_on_object_store: LakeFSOnObjectStore, tmp_path: Path
+    lakefs_on_object_store: LakeFSOnObjectStore, tmp_path: Path, part_size: int
 ) -> None:
-    access = lakefs_on_object_store.lakefs.access
-    grown = transferred(access, tmp_path, 128 * 1024**2, namespace=f"s3://{BUCKET}")
+    grown = transferred(
+        lakefs_on_object_store.lakefs.access,
+        tmp_path,
+        128 * 1024**2,
+        namespace=f"s3://{BUCKET}",
+        part_size=part_size,
+    )
     assert max(grown.values()) <= ROOM

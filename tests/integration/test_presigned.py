@@ -5,20 +5,29 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from deploy.servers.object_storage import LakeFSOnObjectStore
+from deploy.servers.object_storage import BUCKET, LakeFSOnObjectStore, lakefs_settings
+from deploy.servers.servers import LakeFSServer
+from perago_worker.attempt.backoff import Retry
 from perago_worker.attempt.download import fetch
 from perago_worker.attempt.ranges import MIN_RANGED_BYTES, Lanes
+from perago_worker.attempt.transfer import DigestingReader
 from perago_worker.errors import StoreUnavailable
-from tests.contract.lakefs_harness import LakeFSHarness, open_presigned
+from tests.contract.lakefs_harness import LakeFSHarness, open_harness, open_presigned
+from tests.rig.fault_proxy import FaultProxy, Sent
+from tests.support import HastyClock
 
 pytestmark = pytest.mark.servers
 
 SIGNED = "X-Amz-Signature="
+PART = 5 * 1024**2
 SMALL = os.urandom(10_000)
 LARGE = os.urandom(MIN_RANGED_BYTES + 12_345)
 
@@ -70,6 +79,93 @@ def test_bytes_pass_lakefs_by_and_are_verified(
     assert fetch(harness.store, repository, commit, info, target, lanes=Lanes(8)) == info.checksum
     assert target.read_bytes() == content
     assert requests.count("GET") == (1 if content is SMALL else -(-len(content) // 16 // 1024**2))
+
+
+class Relay(FaultProxy):
+    """Stands before the object store; something happens to one request for a part.
+
+    Attributes:
+        parts: The numbers of the parts that were sent, in their order.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.parts: list[int] = []
+        self.breaks: tuple[int, str] = (0, "")
+        super().__init__(target)
+
+    def note(self, method: str, target: str, body: bytes) -> tuple[Sent, str]:
+        sent, _ = super().note(method, target, body)
+        number = int(parse_qs(urlsplit(target).query).get("partNumber", ["0"])[0])
+        if method != "PUT" or not number:
+            return sent, ""
+        first_time = number not in self.parts
+        self.parts.append(number)
+        return sent, self.breaks[1] if first_time and number == self.breaks[0] else ""
+
+
+@pytest.fixture
+def relay(lakefs_on_object_store: LakeFSOnObjectStore) -> Iterator[Relay]:
+    with closing(Relay(lakefs_on_object_store.store.url)) as relay:
+        yield relay
+
+
+@pytest.fixture
+def relayed(
+    lakefs_on_object_store: LakeFSOnObjectStore, relay: Relay, tmp_path: Path
+) -> Iterator[LakeFSHarness]:
+    """Another lakeFS over the same object store, whose signed addresses lead through the relay."""
+    settings = lakefs_settings(lakefs_on_object_store.store)
+    settings["LAKEFS_BLOCKSTORE_S3_PRE_SIGNED_ENDPOINT"] = relay.url
+    server = LakeFSServer(tmp_path / "lakefs", settings=settings)
+    server.start()
+    try:
+        with open_harness(
+            server.access,
+            namespace=f"s3://{BUCKET}",
+            presign_from_bytes=0,
+            presign_part_bytes=PART,
+            request_timeout_s=5.0,
+        ) as harness:
+            yield harness
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("number", "action"), [(1, "reset_before"), (2, "reset_after"), (3, "503"), (2, "closed_after")]
+)
+def test_a_part_that_breaks_is_sent_again_and_no_other(
+    relayed: LakeFSHarness, relay: Relay, number: int, action: str
+) -> None:
+    content = os.urandom(2 * PART + 12_345)
+    relay.breaks = (number, action)
+    store, repository = relayed.store, relayed.repository()
+    stage = store.stage(repository, store.head(repository, "main").id, "perago-presigned")
+    reader = DigestingReader(
+        io.BytesIO(content), store.new_digest(len(content)), repeats=quick_retry().repeats
+    )
+
+    stored = stage.write("ws/file", reader.as_binary(), len(content))
+
+    assert sorted(relay.parts) == sorted([1, 2, 3, number])
+    assert stored.checksum == hashlib.md5(content, usedforsecurity=False).hexdigest()
+    into = io.BytesIO()
+    commit = stage.commit("One object", {}).id
+    assert store.read(repository, commit, "ws/file", into) == len(content)
+    assert into.getvalue() == content
+
+
+def quick_retry() -> Retry:
+    return Retry(
+        StoreUnavailable,
+        tries=3,
+        first_s=1.0,
+        cap_s=30.0,
+        factor=4.0,
+        clock=HastyClock(),
+        stop=threading.Event(),
+        check=lambda: None,
+    )
 
 
 def test_it_can_be_switched_off(lakefs_on_object_store: LakeFSOnObjectStore) -> None:

@@ -1,6 +1,6 @@
 """A process of its own that moves one large object both ways and tells its memory.
 
-    python -m tests.integration.transferring BYTES DIRECTORY REPOSITORY
+    python -m tests.integration.transferring BYTES PART_BYTES DIRECTORY REPOSITORY
 
 The server is named by PERAGO_TEST_LAKEFS_*. Prints, as JSON, by how many bytes the memory of the
 process exceeded at most what it was before, for the way up and the way down.
@@ -25,7 +25,7 @@ REFERENCES = Path("/proc/self/clear_refs")
 FORGET_PEAK = "5"  # proc_pid_clear_refs(5)
 
 
-def main(size: int, directory: Path, repository: str) -> dict[str, int]:
+def main(size: int, part_size: int, directory: Path, repository: str) -> dict[str, int]:
     """Move objects of 1 MiB, to have everything loaded, then the large one."""
     store = LakeFSStore.open(
         LakeFSSettings(
@@ -33,6 +33,7 @@ def main(size: int, directory: Path, repository: str) -> dict[str, int]:
             access_key_id=os.environ["PERAGO_TEST_LAKEFS_ACCESS_KEY_ID"],
             secret_access_key=os.environ["PERAGO_TEST_LAKEFS_SECRET_ACCESS_KEY"],
             request_timeout_s=120.0,
+            presign_part_bytes=part_size,
         )
     )
     stage = store.stage(repository, store.head(repository, "main").id, "perago-transferring")
@@ -86,4 +87,6 @@ def kilobytes(field: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])))
+    size, part_size, directory, repository = sys.argv[1:]
+    grown = main(int(size), int(part_size), Path(directory), repository)
+    sys.stdout.write(json.dumps(grown))

@@ -323,6 +323,131 @@ def test_parts_that_were_not_completed_are_given_up(serve: Any, store_over: Any)
     assert "/staging/pmpu/up%2F1?path=ws%2Fa" in lakefs.targets[-1]
 
 
+class Parts:
+    """An object store and a lakeFS over which `CONTENT` is stored as `hel` and `lo`.
+
+    Attributes:
+        objects: Answers what is sent to it in turn: the first part, then as the test says.
+        tries: How often each part is tried.
+    """
+
+    def __init__(self, serve: Any, store_over: Any, *then: Act, tries: int = 3) -> None:
+        self.objects: ScriptedServer = serve(tagged(b"hel"), *then)
+        self.tries = tries
+        urls = [self.signed(number) for number in (1, 2)]
+        self.begun = {"physical_address": "s3://x", "presigned_urls": urls, "upload_id": "up"}
+        self.serve, self.store_over = serve, store_over
+
+    def signed(self, number: int, *, when: str = "") -> str:
+        return f"{self.objects.endpoint}/x?partNumber={number}{when}&{SIGNATURE}"
+
+    def write(self, *lakefs: Act) -> str:
+        """Write the object, lakeFS answering so after it has begun; return the checksum."""
+        self.lakefs = self.serve(created, config, answer(201, self.begun), *lakefs)
+        store: LakeFSStore = self.store_over(self.lakefs, presign_part_bytes=3)
+        reader = DigestingReader(
+            io.BytesIO(CONTENT),
+            store.new_digest(len(CONTENT)),
+            repeats=lambda: iter([True] * (self.tries - 1) + [False]).__next__,
+        )
+        stage = store.stage("data", COMMIT, "perago-1")
+        checksum = stage.write("ws/a", reader.as_binary(), len(CONTENT)).checksum
+        assert checksum == reader.digest.hexdigest()
+        return checksum
+
+    @property
+    def sent(self) -> list[tuple[str, bytes]]:
+        """What the object store was sent: which part, and the bytes."""
+        return [
+            (request.target.partition("partNumber=")[2].partition("&")[0], request.body)
+            for request in self.objects.requests
+        ]
+
+    @property
+    def asked(self) -> list[str]:
+        """What lakeFS was asked for once the upload had begun."""
+        return [
+            target.partition("?")[0].partition("/staging/")[2] for target in self.lakefs.targets
+        ][3:]
+
+
+def tagged(content: bytes) -> Act:
+    tag = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    return answer(200, b"", ETag=f'"{tag}"')
+
+
+BROKEN = [
+    answer(503, b"<Error><Code>SlowDown</Code></Error>"),
+    answer(403, b"<Error><Message>Request has expired</Message></Error>"),
+    cut_off,
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=["overloaded", "expired", "cut"])
+def test_a_part_that_fails_is_sent_again_and_no_other(
+    serve: Any, store_over: Any, broken: Act
+) -> None:
+    """To an address that was signed just now: the first may have expired."""
+    parts = Parts(serve, store_over, broken, tagged(b"lo"))
+    signed = answer(200, {"presigned_url": parts.signed(2, when="-anew")})
+    assert parts.write(signed, answer(200, ENTRY), answer(200, ENTRY)) == CHECKSUM
+    assert parts.sent == [("1", b"hel"), ("2", b"lo"), ("2-anew", b"lo")]
+    assert parts.asked == ["pmpu/up/parts/2", "pmpu/up", "backing"]
+
+
+@pytest.mark.parametrize("said", [missing, answer(500, b""), answer(200, b"<html>")])
+def test_where_no_other_address_is_signed_the_first_is_used_again(
+    serve: Any, store_over: Any, said: Act
+) -> None:
+    parts = Parts(serve, store_over, cut_off, tagged(b"lo"))
+    assert parts.write(said, answer(200, ENTRY), answer(200, ENTRY)) == CHECKSUM
+    assert parts.sent == [("1", b"hel"), ("2", b"lo"), ("2", b"lo")]
+
+
+def test_a_part_is_not_sent_for_ever(serve: Any, store_over: Any) -> None:
+    parts = Parts(serve, store_over, answer(503, b""), tries=4)
+    with pytest.raises(StoreUnavailable, match="answered 503"):
+        parts.write(answer(500, b""))
+    assert parts.sent == [("1", b"hel"), *[("2", b"lo")] * 4]
+    assert parts.lakefs.targets[-1].startswith("DELETE ")
+
+
+def test_an_upload_that_is_gone_is_begun_anew(serve: Any, store_over: Any) -> None:
+    """By the caller: all parts that it had are gone too."""
+    parts = Parts(serve, store_over, answer(404, b"<Error><Code>NoSuchUpload</Code></Error>"))
+    with pytest.raises(StoreUnavailable, match="answered 404"):
+        parts.write(answer(204, b""))
+    assert parts.sent == [("1", b"hel"), ("2", b"lo")]
+    assert parts.lakefs.targets[-1].startswith("DELETE ")
+
+
+def test_a_part_that_is_damaged_is_not_taken(serve: Any, store_over: Any) -> None:
+    parts = Parts(serve, store_over, tagged(b"no"))
+    with pytest.raises(StoreUnavailable, match="checksum of what it stored"):
+        parts.write(answer(204, b""))
+
+
+def test_parts_are_put_together_though_the_first_try_was_not_answered(
+    serve: Any, store_over: Any
+) -> None:
+    parts = Parts(serve, store_over, tagged(b"lo"))
+    done = answer(200, ENTRY)
+    assert parts.write(answer(503, b""), answer(503, b""), done, done) == CHECKSUM
+    assert parts.asked == ["pmpu/up"] * 3 + ["backing"]
+
+
+@pytest.mark.parametrize("then", [answer(400, {"message": "no such upload"}), answer(503, b"")])
+def test_parts_that_may_have_been_put_together_are_an_unclear_end(
+    serve: Any, store_over: Any, then: Act
+) -> None:
+    """The caller tries the whole again, whatever the other tries say."""
+    parts = Parts(serve, store_over, tagged(b"lo"), tries=2)
+    with pytest.raises(StoreUnavailable):
+        parts.write(answer(503, b""), then, answer(204, b""))
+    assert parts.lakefs.targets[-1].startswith("DELETE ")
+    assert len(parts.sent) == 2
+
+
 # --- where addresses may lead ---------------------------------------------------------------------
 
 

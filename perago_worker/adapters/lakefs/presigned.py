@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
@@ -27,9 +28,9 @@ from perago_worker.adapters.lakefs.mapping import (
 from perago_worker.adapters.lakefs.settings import LakeFSSettings
 from perago_worker.adapters.lakefs.storage import Storage, Unusable
 from perago_worker.adapters.lakefs.streams import SourceError
-from perago_worker.errors import NotFound, StoreError
+from perago_worker.errors import NotFound, StoreError, StoreUnavailable
 from perago_worker.events import Listener
-from perago_worker.ports import Digest, Digested
+from perago_worker.ports import Digest, Digested, Rewindable
 
 if TYPE_CHECKING:  # loading the SDK takes a second; see `LakeFSStore`
     from perago_worker.adapters.lakefs.transport import Transport
@@ -39,6 +40,8 @@ CONTENT_TYPE = "application/octet-stream"
 PAUSE_S = 60.0
 """How long no address is asked for after one has led nowhere, or after lakeFS did not say whether
 it signs any."""
+
+NOT_FOUND = 404
 
 B = TypeVar("B", bound=BaseModel)
 Path = tuple[str, ...]
@@ -63,6 +66,10 @@ class _Parts(BaseModel):
     physical_address: str
     presigned_urls: list[str]
     upload_id: str
+
+
+class _Signed(BaseModel):
+    presigned_url: str
 
 
 class Presigned:
@@ -188,16 +195,42 @@ class Presigned:
         where = {"physical_address": parts.physical_address}
         try:
             tags = []
-            for number, address in enumerate(parts.presigned_urls):
-                left = min(part_size, size - number * part_size)
-                tag = self._put(address, reader, left, reader.begin_part(), into)
-                tags.append({"part_number": number + 1, "etag": tag})
-            upload("PUT", *end, body={**where, "parts": tags, "content_type": CONTENT_TYPE})
+            for number, address in enumerate(parts.presigned_urls, start=1):
+                left = min(part_size, size - (number - 1) * part_size)
+                sign = partial(upload, "PUT", *end, "parts", str(number), body=where, into=_hidden)
+                tag = self._put_part(address, reader, left, sign, into)
+                tags.append({"part_number": number, "etag": tag})
+            whole = {**where, "parts": tags, "content_type": CONTENT_TYPE}
+            _complete(partial(upload, "PUT", *end, body=whole), reader)
         except BaseException:
             with suppress(StoreError):  # what an unfinished upload leaves is unseen, and paid for
                 upload("DELETE", *end, body=where)
             raise
         return parts.physical_address
+
+    def _put_part(
+        self,
+        address: str,
+        reader: _Reader,
+        size: int,
+        sign: Callable[[], bytes],
+        into: ToError,
+    ) -> str:
+        """Send a part until it is stored, so that what was sent before it need not be sent again.
+
+        Args:
+            sign: Asks lakeFS for another address: the first may be too old by now.
+        """
+        reader.begin_part()
+        while True:
+            try:
+                return self._put(address, reader, size, reader.part, into)
+            except Unusable as failed:
+                # Not found is the upload; and what has read nothing may go through lakeFS at once.
+                if failed.status == NOT_FOUND or not reader.used or not reader.rewind():
+                    raise
+            with suppress(StoreError, ValidationError):  # older servers know no such call
+                address = _Signed.model_validate_json(sign()).presigned_url
 
     def _put(self, address: str, reader: _Reader, size: int, digest: Digest, into: ToError) -> str:
         tag = self._storage.put(address, reader.as_binary(), size=size)
@@ -227,21 +260,38 @@ class _Reader:
     def __init__(self, source: BinaryIO) -> None:
         self.used = False
         self._source = source
-        self._digested = isinstance(source, Digested)
-        self.digest: Digest = source.digest if isinstance(source, Digested) else _md5()
+        self._own = None if isinstance(source, Digested) else _md5()
         self._part: Digest | None = None
 
-    def begin_part(self) -> Digest:
-        """Return a digest of what is read from now on."""
+    @property
+    def digest(self) -> Digest:
+        """Of all that was read."""
+        return self._own or cast("Digested", self._source).digest
+
+    @property
+    def part(self) -> Digest:
+        """Of what was read since the part began; only after `begin_part`."""
+        return cast("Digest", self._part)
+
+    def begin_part(self) -> None:
+        """Begin a part with what is read next."""
         self._part = _md5()
-        return self._part
+        if isinstance(self._source, Rewindable):
+            self._source.mark()
+
+    def rewind(self) -> bool:
+        """Wait, and go back to where the part began; False where it is not to be read again."""
+        if not isinstance(self._source, Rewindable) or not self._source.rewind():
+            return False
+        self._part = _md5()
+        return True
 
     def read(self, size: int = -1, /) -> bytes:
         """Read like the file beneath."""
         self.used = True
         data = self._source.read(size)
-        if not self._digested:
-            self.digest.update(data)
+        if self._own is not None:
+            self._own.update(data)
         if self._part is not None:
             self._part.update(data)
         return data
@@ -253,6 +303,25 @@ class _Reader:
 
 def _md5() -> Digest:
     return hashlib.md5(usedforsecurity=False)
+
+
+def _complete(send: Callable[[], object], reader: _Reader) -> None:
+    """Have the parts put together; again while it is unknown whether they were."""
+    reader.begin_part()  # of nothing: its tries are those of this call
+    try:
+        send()
+        return
+    except StoreUnavailable as error:
+        unclear = error
+    while reader.rewind():
+        try:
+            send()
+            return
+        except StoreUnavailable:
+            continue
+        except StoreError:  # the first one had its effect after all, or the upload is gone
+            break
+    raise unclear
 
 
 def _hidden(failure: Failure) -> StoreError:

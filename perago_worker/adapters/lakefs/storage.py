@@ -36,7 +36,15 @@ METADATA_SERVICES = frozenset({"fd00:ec2::254", "100.100.100.200", "168.63.129.1
 
 
 class Unusable(Exception):
-    """The object store was not reached, or refused, before a byte was read or sent."""
+    """The object store was not reached, or refused, before a byte was read or sent.
+
+    Attributes:
+        status: What it answered; 0 when it did not.
+    """
+
+    def __init__(self, message: str, *, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Storage:
@@ -147,7 +155,8 @@ def shown_host(address: str) -> str:
 
 def _require_success(response: BaseHTTPResponse, address: str) -> None:
     if not 200 <= response.status < 300:
-        raise Unusable(f"{shown_host(address)} answered {response.status}")
+        message = f"{shown_host(address)} answered {response.status}"
+        raise Unusable(message, status=response.status)
 
 
 def _tls(settings: LakeFSSettings) -> ssl.SSLContext:

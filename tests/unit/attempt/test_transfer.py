@@ -130,3 +130,52 @@ def test_what_is_read_is_digested() -> None:
     assert reader.as_binary().read() == b""
     assert reader.bytes_read == 10
     assert digest.digest() == hashlib.sha256(b"some bytes").digest()
+
+
+def test_what_is_read_again_takes_the_place_of_what_was_read_first() -> None:
+    """Even where the file has changed meanwhile: the checksum is that of what was sent last."""
+    file = io.BytesIO(b"some bytes")
+    reader = DigestingReader(file, hashlib.sha256(), repeats=lambda: lambda: True)
+    reader.read(4)
+    reader.mark()
+    for text in (b" words", b" bytes"):
+        file.getbuffer()[4:] = text
+        assert reader.rewind()
+        assert reader.read(3) == text[:3]
+        assert reader.rewind()
+        assert reader.read() == text
+
+    assert reader.bytes_read == 10
+    assert reader.digest.hexdigest() == hashlib.sha256(b"some bytes").hexdigest()
+
+
+def test_each_part_has_tries_of_its_own_and_stays_where_it_is_after_them() -> None:
+    reader = DigestingReader(
+        io.BytesIO(b"some bytes"), hashlib.sha256(), repeats=lambda: iter([True, False]).__next__
+    )
+    for part in (b"some", b" byt"):
+        reader.mark()
+        reader.read(4)
+        assert reader.rewind()
+        assert reader.read(4) == part
+        assert not reader.rewind()
+
+    assert reader.read() == b"es"
+
+
+def test_nothing_is_read_again_once_it_is_to_stop() -> None:
+    pieces: list[int] = []
+
+    def moved(size: int) -> None:
+        pieces.append(size)
+        if size == 0:
+            raise InterruptedError
+
+    reader = DigestingReader(
+        io.BytesIO(b"some bytes"), hashlib.sha256(), moved=moved, repeats=lambda: lambda: True
+    )
+    reader.read()
+
+    with pytest.raises(InterruptedError):
+        reader.rewind()
+    assert pieces == [10, 0]
