@@ -20,6 +20,7 @@ from perago_worker.cli.check import (
     warn_of_drift,
 )
 from perago_worker.cli.diagnosis import Diagnosis
+from perago_worker.cli.doctor_files import examine_files
 from perago_worker.cli.doctor_machine import examine_machine
 from perago_worker.cli.doctor_servers import Clocks, Server, reach, servers_of
 from perago_worker.cli.doctor_store import examine_repository
@@ -98,7 +99,9 @@ def examine(path: Path, repositories: Sequence[str], *, write: bool) -> Diagnosi
         why=NOT_WITHOUT,
         todo="make the folder and give it to the worker's user, or name another",
     )
-    examine_machine(diagnosis, config, slots=_slots(config, definitions or {}))
+    slots = _slots(config, definitions or {})
+    examine_files(diagnosis, config, slots=slots)
+    examine_machine(diagnosis, config, slots=slots)
     _examine_servers(diagnosis, config, definitions or {}, repositories, write=write)
     diagnosis.without_secrets(secret_values(config))
     return diagnosis

@@ -1,29 +1,19 @@
-"""What a worker needs of its machine: room, descriptors, processes, a port, a recent kernel."""
+"""What a worker needs of its machine: descriptors, processes, a recent kernel, a port."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import http.client
 import json
 import os
 import resource
-import shutil
-import signal
 import socket
-import tempfile
 from contextlib import closing, suppress
 from pathlib import Path
 
-from perago_worker.cli.check import nearest_that_is_there
 from perago_worker.cli.diagnosis import Diagnosis
 from perago_worker.cli.exits import Exit
 from perago_worker.config import WorkerConfig
-
-LOW_SHARE = 0.1
-LOW_BYTES = 1 << 30
-"""Less free than both of these is little; alerts look at the same share."""
-NOTHING_BYTES = 64 << 20
 
 OWN_DESCRIPTORS = 128
 """The worker's own: modules, logs, the port with its clients, pollers' connections."""
@@ -31,110 +21,15 @@ PER_SLOT_DESCRIPTORS = 16
 """A child's channel, pipes and process, the attempt's folders, its files being moved."""
 OWN_THREADS = 32
 
-FICLONE = 0x40049409
-"""Source: linux/fs.h."""
-
-REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "fuse.sshfs", "glusterfs"})
 ASK_TIMEOUT_S = 3.0
 
 
 def examine_machine(diagnosis: Diagnosis, config: WorkerConfig, *, slots: int) -> None:
     """Look at the machine, for a worker with so many slots."""
-    _disk(diagnosis, config.workspace.root)
-    _file_system(diagnosis, config.workspace.root, warm=config.workspace.warm != 0)
     _descriptors(diagnosis, slots, per_slot=config.workspace.transfer_connections)
     _processes(diagnosis, slots, per_slot=config.workspace.transfer_connections)
     _kernel(diagnosis)
     _port(diagnosis, config)
-
-
-def _disk(diagnosis: Diagnosis, root: Path) -> None:
-    try:
-        place = nearest_that_is_there(root)
-        usage, inodes = shutil.disk_usage(place), os.statvfs(place)
-    except OSError as error:
-        diagnosis.warn(
-            "disk",
-            f"cannot be looked at: {error.strerror}",
-            why="Attempts fail with disk_full when there is no room.",
-            todo=f"look at {root} as the worker's user",
-        )
-        return
-    share = usage.free / usage.total if usage.total else 1.0
-    found = f"{usage.free / 2**30:.1f} GiB free ({share:.0%}) for {root}"
-    if inodes.f_files and inodes.f_favail < 10_000:
-        found += f", and room for {inodes.f_favail} files"
-    why = "Attempts fail with disk_full when there is no room."
-    todo = "make room, set workspace.warm lower, or name another disk by workspace.root"
-    if usage.free < NOTHING_BYTES or (inodes.f_files and not inodes.f_favail):
-        diagnosis.fail("disk", found, why=why, todo=todo)
-    elif share < LOW_SHARE and usage.free < LOW_BYTES:
-        diagnosis.warn("disk", found, why=why, todo=todo)
-    else:
-        diagnosis.ok("disk", found)
-
-
-def _file_system(diagnosis: Diagnosis, root: Path, *, warm: bool) -> None:
-    kind = _kind_of_file_system(root)
-    if kind in REMOTE:
-        diagnosis.warn(
-            "file system",
-            f"{root} is on {kind}",
-            why="Workspaces are made of many small files, and owners are told by locks.",
-            todo="name a local folder by workspace.root",
-        )
-    try:
-        place = nearest_that_is_there(root)
-        with tempfile.TemporaryDirectory(prefix="perago-doctor-", dir=place) as folder:
-            leases, reflinks = _takes_leases(Path(folder)), _reflinks(Path(folder))
-    except OSError:
-        return  # the folders were looked at, and told of
-    if warm and not leases:
-        diagnosis.warn(
-            "leases",
-            f"{kind or 'the file system'} at {root} gives no leases on files",
-            why="Without them a workspace cannot be kept for the next attempt: each is downloaded.",
-            todo="name a folder on a local disk by workspace.root, or set workspace.warm = 0",
-        )
-    else:
-        diagnosis.ok("leases", "files can be told from those still being written")
-    diagnosis.ok("reflinks", "supported" if reflinks else "not supported; copies are made instead")
-
-
-def _takes_leases(folder: Path) -> bool:
-    file = folder / "lease"
-    file.touch()
-    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
-
-
-def _reflinks(folder: Path) -> bool:
-    (folder / "from").write_bytes(b"x" * 4096)
-    with (folder / "from").open("rb") as source, (folder / "to").open("wb") as target:
-        try:
-            fcntl.ioctl(target, FICLONE, source.fileno())
-        except OSError:
-            return False
-    return True
-
-
-def _kind_of_file_system(path: Path) -> str:
-    """Return the type of the file system a path is on; empty when it cannot be told."""
-    best, kind = "", ""
-    with suppress(OSError):
-        for line in Path("/proc/self/mounts").read_text().splitlines():
-            _, mounted_at, found, *_ = line.split(" ")
-            place = mounted_at.encode().decode("unicode_escape")
-            if path.is_relative_to(place) and len(place) >= len(best):
-                best, kind = place, found
-    return kind
 
 
 def _descriptors(diagnosis: Diagnosis, slots: int, *, per_slot: int) -> None:

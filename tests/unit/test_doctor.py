@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import socket
 import sys
 import time
@@ -16,10 +19,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
+from perago_worker.attempt.watch import Watcher
 from perago_worker.cli import app
 from perago_worker.cli.check import look_at_folders
 from perago_worker.cli.diagnosis import Diagnosis, Level, Line
 from perago_worker.cli.doctor import examine
+from perago_worker.cli.doctor_files import examine_watching
 from perago_worker.cli.doctor_machine import examine_machine
 from perago_worker.cli.exits import Exit
 from perago_worker.config import load_config
@@ -207,6 +212,48 @@ def test_a_folder_that_cannot_be_looked_at(project: Path) -> None:
     diagnosis = look(project)
     assert diagnosis.code is Exit.CONFIG
     assert levels(diagnosis)["disk"] is Level.WARN
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [(errno.EMFILE, "no instance to be had"), (errno.ENOSPC, "no watch to be had")],
+)
+def test_kept_workspaces_that_cannot_be_watched(tmp_path: Path, error: int, what: str) -> None:
+    """They are used all the same, so that it is no failure."""
+
+    def open_watcher() -> Watcher:
+        raise OSError(error, os.strerror(error))
+
+    diagnosis = Diagnosis()
+    examine_watching(diagnosis, tmp_path, kept=3, open_watcher=open_watcher)
+
+    found = line(diagnosis, "inotify")
+    assert found.level is Level.WARN
+    assert what in found.found
+    assert "every file looked at" in found.why
+    assert diagnosis.code is Exit.DONE
+
+
+def test_workspaces_that_are_kept_can_be_watched(project: Path) -> None:
+    diagnosis = look(project)
+
+    assert line(diagnosis, "inotify").level is Level.OK
+    assert "needs 1 and at most 2000" in line(diagnosis, "inotify").found
+    (project / "worker.toml").write_text(LOCAL + "[workspace]\nwarm = 0\n")
+    assert "inotify" not in levels(look(project))
+
+
+@pytest.mark.parametrize(
+    ("cache_max", "reflinks"),
+    [
+        ('"1GiB"', r"^supported: .* share their room|^not supported: .* take room each"),
+        ("0", "off"),
+    ],
+)
+def test_what_reflinks_mean_for_the_cache(project: Path, cache_max: str, reflinks: str) -> None:
+    (project / "worker.toml").write_text(LOCAL + f"[workspace]\ncache_max = {cache_max}\n")
+
+    assert re.search(reflinks, line(look(project), "reflinks").found)
 
 
 def test_more_slots_than_the_machine_allows(project: Path) -> None:
