@@ -1,27 +1,44 @@
-"""The least a client can do for a backlog: polls in batches, and one update for each task.
+"""The least a client can do for a backlog: polls, and one update for each task.
 
-`python -m benchmarks.bare_loop URL SLOTS TASK=SECONDS`
+`python -m benchmarks.bare_loop WAY URL SLOTS TASK=SECONDS`. Ways: `batch` takes eight tasks or more
+with one poll, `one` takes one task with one poll, `next` takes the next with the answer to each
+report.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 
 WORKER_ID = "bare"
+BATCH = 8
+Task = dict[str, Any]
 
 
-def main(url: str, slots: int, task: str, seconds: float) -> None:
-    """Work until killed."""
-    client = httpx.Client(base_url=url, timeout=60)
+class Loop:
+    """A client at work on one task type."""
 
-    def work(polled: dict[str, Any]) -> None:
-        if seconds:
-            time.sleep(seconds)
+    def __init__(self, url: str, task: str, seconds: float) -> None:
+        self._client = httpx.Client(base_url=url, timeout=60)
+        self._task = task
+        self._seconds = seconds
+
+    def poll(self, count: int) -> list[Task]:
+        """Take up to so many tasks; the server waits for a second when there are fewer."""
+        query: dict[str, str | int] = {"count": count, "timeout": 1000, "workerid": WORKER_ID}
+        answer = self._client.get(f"/tasks/poll/batch/{self._task}", params=query)
+        tasks: list[Task] = answer.raise_for_status().json() if answer.content else []
+        return tasks
+
+    def work(self, polled: Task, *, path: str = "/tasks") -> httpx.Response:
+        """Do what the task says, and report it."""
+        if self._seconds:
+            time.sleep(self._seconds)
         update = {
             "taskId": polled["taskId"],
             "workflowInstanceId": polled["workflowInstanceId"],
@@ -29,24 +46,34 @@ def main(url: str, slots: int, task: str, seconds: float) -> None:
             "status": "COMPLETED",
             "outputData": {"result": {"files": 0}},
         }
-        client.post("/tasks", json=update).raise_for_status()
+        return self._client.post(path, json=update).raise_for_status()
 
+    def following(self, polled: Task) -> Iterator[Task]:
+        """Yield a task and those that the answers to its report and theirs bring."""
+        given: Task | None = polled
+        while given is not None:
+            yield given
+            answer = self.work(given, path="/tasks/update-v2")
+            given = answer.json() if answer.content else None
+
+
+def main(way: str, url: str, slots: int, task: str, seconds: float) -> None:
+    """Work until killed."""
+    loop = Loop(url, task, seconds)
+    count = 1 if way == "one" else max(BATCH, slots)
     with ThreadPoolExecutor(slots) as pool:
         while True:
-            query: dict[str, str | int] = {
-                "count": max(8, slots),
-                "timeout": 1000,
-                "workerid": WORKER_ID,
-            }
-            answer = client.get(f"/tasks/poll/batch/{task}", params=query)
-            tasks = answer.raise_for_status().json() if answer.content else []
-            if slots == 1:
-                for polled in tasks:
-                    work(polled)
+            if way == "next":
+                for polled in loop.poll(1):
+                    for _ in loop.following(polled):
+                        pass
+            elif slots == 1:
+                for polled in loop.poll(count):
+                    loop.work(polled)
             else:
-                list(pool.map(work, tasks))
+                list(pool.map(loop.work, loop.poll(count)))
 
 
 if __name__ == "__main__":
-    name, _, pause = sys.argv[3].partition("=")
-    main(sys.argv[1], int(sys.argv[2]), name, float(pause))
+    name, _, pause = sys.argv[4].partition("=")
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), name, float(pause))

@@ -211,14 +211,14 @@ def _perago_threads(setting: Setting, plan: Plan, folder: Path) -> Commands:
     return _perago(setting, plan, folder, mode="thread")
 
 
-def _client(module: str) -> Start:
+def _client(module: str, *words: str) -> Start:
     def start(setting: Setting, plan: Plan, _: Path) -> Commands:
         tasks = [
             f"{task_name(kind, plan.run)}={PAUSE_S if kind == 'pause' else 0}"
             for kind in plan.kinds
         ]
-        command = [sys.executable, "-m", module, setting.addresses.conductor_url, str(plan.slots)]
-        return [([*command, *tasks], {"PYTHONPATH": str(ROOT)})]
+        given = [*words, setting.addresses.conductor_url, str(plan.slots), *tasks]
+        return [([sys.executable, "-m", module, *given], {"PYTHONPATH": str(ROOT)})]
 
     return start
 
@@ -229,10 +229,13 @@ STARTS: Mapping[str, Start] = {
     "perago": _perago,
     "perago-threads": _perago_threads,
     "plain": _client("benchmarks.plain_worker"),
-    "limit": _client("benchmarks.bare_loop"),
+    "limit": _client("benchmarks.bare_loop", "batch"),
+    "limit-one": _client("benchmarks.bare_loop", "one"),
+    "limit-next": _client("benchmarks.bare_loop", "next"),
 }
 """`worker` is this project with its defaults, `perago` perago 0.6.1 with its own, `plain` the
-TaskHandler of conductor-python, `limit` a bare client."""
+TaskHandler of conductor-python, `limit` a bare client, `limit-one` one that takes one task with
+each poll, `limit-next` one that takes it with the answer to its last report."""
 
 
 @contextmanager

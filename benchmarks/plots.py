@@ -17,6 +17,8 @@ COLOURS = {
     "perago-threads": "#e5a58f",
     "plain": "#8a7f9e",
     "limit": "#9a9a9a",
+    "limit-one": "#b5b5b5",
+    "limit-next": "#cfcfcf",
 }
 INK = "#333333"
 TITLE_WIDTH = 48

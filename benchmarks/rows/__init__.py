@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.bench import Bench
 from benchmarks.results import Row, Sample
-from benchmarks.rows import costs, curves, queue, sync
+from benchmarks.rows import costs, curves, parts, queue, sync
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "calls": Measurement((sync.CALLS, sync.CALLS_AGAIN), sync.calls),
     "costs": Measurement((costs.COSTS,), costs.costs),
     "backlog": Measurement((queue.BACKLOG_1, queue.BACKLOG_10), queue.backlog),
+    "parts": Measurement((parts.PARTS,), parts.parts),
     "pickup": Measurement((queue.PICKUP,), queue.pickup),
     "idle": Measurement((queue.IDLE_1, queue.IDLE_5), queue.idle),
     "files": Measurement((curves.FILES_COLD, curves.FILES_WARM), curves.files),

@@ -75,7 +75,8 @@ def backlog(bench: Bench) -> Iterator[Sample]:
     rows = {1: BACKLOG_1, 10: BACKLOG_10}
     for slots in bench.scale.backlog_slots:
         row = rows[slots]
-        for name in bench.turns((*WORKERS, "limit")):
+        bare = ("limit", "limit-one", "limit-next") if slots == 1 else ("limit",)
+        for name in bench.turns((*WORKERS, *bare)):
             bench.say(f"{row.key}: {name}")
             yield Sample(row.key, name, work_off(bench, name, "noop", slots, bench.scale.backlog))
 
@@ -99,7 +100,7 @@ def work_off(bench: Bench, name: str, kind: str, slots: int, count: int) -> dict
 def pickup(bench: Bench) -> Iterator[Sample]:
     """Start one task at a time, at odd moments."""
     odd = random.Random(bench.run)  # noqa: S311 -- not for secrets
-    for name in bench.turns(WORKERS):
+    for name in bench.turns((*WORKERS, "limit-one")):
         bench.say(f"pickup: {name}")
         with bench.start(name, ["noop"]) as running:
             noop = task_name("noop", running.run)

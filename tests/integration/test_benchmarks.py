@@ -21,7 +21,7 @@ def test_the_quick_benchmark_measures_everyone(servers: Addresses, tmp_path: Pat
     done = subprocess.run(
         [
             sys.executable, "-m", "benchmarks", "--quick", "--out", str(tmp_path / "out"),
-            "--rows", "small,calls,backlog", "--contenders", "worker,plain,limit",
+            "--rows", "small,calls,backlog,parts", "--contenders", "worker,plain,limit",
         ],
         cwd=ROOT,
         env={**os.environ, **servers.to_environment()},
@@ -42,8 +42,11 @@ def test_the_quick_benchmark_measures_everyone(servers: Addresses, tmp_path: Pat
         "calls": {"worker"},
         "calls-again": {"worker"},
         "backlog-10": {"worker", "plain", "limit"},
+        "parts": {"worker"},
     }
     for row in rows.values():
+        if row["row"] == "parts":
+            continue  # differences, of so few attempts that they may come to nothing
         assert all(summary["value"] > 0 for summary in row["summaries"])
     (attempt,) = (s for s in rows["cold"]["samples"] if s["contender"] == "worker")
     assert {"download", "body", "stage", "publish", "report"} <= set(attempt["steps"])
