@@ -6,6 +6,7 @@ that knows whether the child lives, what it said last, and when it has to end.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import selectors
 import signal
@@ -234,26 +235,31 @@ class ChildProcess:
         return False, None
 
     def _read_outputs(self, on_output: OnOutput) -> None:
-        """Read what is left in the pipes, up to the last line without an end."""
-        for name, _ in self._pipes():
-            while self._read_output(name, on_output):
-                pass
+        """Read what is left in the pipes, up to the last line without an end.
+
+        No more than a pipe holds: a thread that the body has left may write for ever.
+        """
+        for name, pipe in self._pipes():
+            left = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+            while left > 0 and (count := self._read_output(name, on_output)):
+                left -= count
             for line in self._outputs[name].rest():
                 _emit(name, line, on_output)
 
-    def _read_output(self, name: str, on_output: OnOutput) -> bool:
+    def _read_output(self, name: str, on_output: OnOutput) -> int:
+        """Read a piece of what is in a pipe; return how many bytes, 0 where there is nothing."""
         pipe = dict(self._pipes())[name]
         try:
             data = os.read(pipe.fileno(), READ_BYTES)
         except OSError:  # nothing to read now
-            return False
+            return 0
         if not data:
             with suppress(KeyError):
                 self._selector.unregister(pipe)
-            return False
+            return 0
         for line in self._outputs[name].feed(data):
             _emit(name, line, on_output)
-        return True
+        return len(data)
 
     def _cancel(self, on_output: OnOutput) -> None:
         """Let the body see that its result is not wanted, and return if it does so soon."""

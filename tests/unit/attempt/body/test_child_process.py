@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -489,6 +490,28 @@ class TestOutput:
         assert obedient.run(code=code) == Returned(result={"value": 1})
         assert obedient.run(code="return 2") == Returned(result={"value": 2})
         obedient.process.end()  # it has nowhere to print any more
+
+
+    def test_a_thread_that_writes_for_ever_does_not_hold_up_the_answer(
+        self, obedient: Child, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is in the pipe may be the body's and is heard; what comes after it is not."""
+        (_, pipe), _ = obedient.process._pipes()
+
+        def hear(stream: str, line: str) -> None:
+            obedient.said.append((stream, line))
+            assert len(obedient.said) < 20_000, "it is read for ever"
+            eventually(lambda: select.select([pipe], [], [], 0)[0] != [])
+
+        monkeypatch.setattr(obedient, "hear", hear)
+        code = (
+            "def write():\n"
+            "    while True: os.write(1, b'on and on '.ljust(6000) + b'\\n')\n"
+            "threading.Thread(target=write, daemon=True).start()"
+        )
+
+        assert isinstance(obedient.run(code=code), Returned)
+        obedient.process.end()
 
 
 class TestLoading:
