@@ -491,7 +491,6 @@ class TestOutput:
         assert obedient.run(code="return 2") == Returned(result={"value": 2})
         obedient.process.end()  # it has nowhere to print any more
 
-
     def test_a_thread_that_writes_for_ever_does_not_hold_up_the_answer(
         self, obedient: Child, monkeypatch: pytest.MonkeyPatch
     ) -> None:
