@@ -2,27 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
 from perago_worker.events import AttemptFinished, PollFinished
 from perago_worker.runtime.idleness import Idleness
-from tests.support import PATIENCE_S, Rig, eventually, rig
-from tests.unit.runtime.held import Gate, Works, gate, works
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Rig]:
-    with rig(tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-def held() -> Iterator[Gate]:
-    with gate() as made:
-        yield made
+from tests.support import PATIENCE_S, Rig, eventually
+from tests.unit.runtime.held import Gate, Works, works
 
 
 def watch(made: Works) -> Idleness:

@@ -38,7 +38,7 @@ from perago_worker.runtime.watchdog import STALL_S
 from tests.clocks import ManualClock
 from tests.support import PATIENCE_S, HastyClock, Rig, eventually, raising, rig
 from tests.unit.runtime.failing import Failing
-from tests.unit.runtime.held import HELD, Gate, Works, gate
+from tests.unit.runtime.held import HELD, Gate, Works
 
 
 class Endpoint:
@@ -133,18 +133,6 @@ class Worker:
 
     def wait_finished(self, count: int = 1) -> list[AttemptFinished]:
         return self.here.recorder.wait_for(AttemptFinished, count)
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Rig]:
-    with rig(tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-def held() -> Iterator[Gate]:
-    with gate() as made:
-        yield made
 
 
 def states(here: Rig) -> list[str]:
