@@ -29,7 +29,7 @@ test: .venv/dev.stamp ## Run the everyday tests, without servers
 	@.venv/bin/python -m pytest -q -n 3 --maxschedchunk 1 -m "not servers" tests/unit tests/contract tests/e2e
 
 .PHONY: deploy-test
-deploy-test: .venv/dev.stamp ## Test what is in deploy/: alerts, dashboard, chart, kustomize, image
+deploy-test: .venv/dev.stamp ## Test what is in deploy/, and the status page in browsers (needs promtool, chromium, w3m)
 	@.venv/bin/python deploy/render.py tools >/dev/null
 	@.venv/bin/hadolint Dockerfile deploy/examples/image/Dockerfile
 	@.venv/bin/python -m pytest -q tests/deploy

@@ -20,22 +20,27 @@ SKEW_BAD_S = 300.0
 """From where on signed addresses and tokens are refused; the former is what may be imprecision."""
 
 STYLE = """
-:root{color-scheme:light dark;--line:#8884;--soft:#777;--bad:#c62828;--good:#2e7d32;--warn:#b26a00}
+:root{color-scheme:light dark;--line:#8884;--soft:#666;--bad:#c62828;--good:#2e7d32;--warn:#8f5300}
 @media(prefers-color-scheme:dark){:root{--soft:#aaa;--bad:#ff8a80;--good:#a5d6a7;--warn:#ffcc80}}
-body{font:15px/1.45 system-ui,sans-serif;margin:0 auto;max-width:76rem;padding:.8rem 1rem 3rem}
+body{font:15px/1.45 system-ui,sans-serif;margin:0 auto;max-width:76rem;padding:.8rem 1rem 3rem;
+overflow-wrap:anywhere}
 h1{font-size:1.35rem;margin:.3rem 0}h2{font-size:1.05rem;margin:1.6rem 0 .3rem}
 p{margin:.2rem 0}.soft{color:var(--soft)}.bad{color:var(--bad);font-weight:600}
 .good{color:var(--good);font-weight:600}.warn{color:var(--warn);font-weight:600}
 table{border-collapse:collapse;width:100%}
 th{text-align:left;font-weight:600;color:var(--soft);font-size:.85rem}
-th,td{padding:.3rem .7rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top}
-td{overflow-wrap:break-word}.id{font-family:ui-monospace,monospace;font-size:.85rem}
-ul{margin:.2rem 0;padding-left:1.2rem}
-@media(max-width:40rem){
+th,td{padding:.3rem .7rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top;
+overflow-wrap:break-word}
+.id{font-family:ui-monospace,monospace;font-size:.85rem}
+.name,.ids,.says{display:block;overflow-wrap:anywhere}
+.name{min-width:12rem}.ids{width:19rem}.says{min-width:10rem;max-width:26rem}
+ul{margin:.2rem 0;padding-left:1.2rem}footer{margin-top:1.6rem}
+@media(max-width:72rem){
 table,tbody,tr,td{display:block}thead{display:none}
 tr{border:1px solid var(--line);border-radius:.4rem;margin:.5rem 0;padding:.3rem .6rem}
 td{border:0;padding:.1rem 0;display:flex;gap:.6rem;overflow-wrap:anywhere}td:empty{display:none}
 td::before{content:attr(data-label);color:var(--soft);flex:0 0 6.5rem;font-size:.85rem}
+.name,.ids,.says{min-width:0;width:auto;max-width:none}
 }
 """
 STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
@@ -74,10 +79,10 @@ def page(status: Mapping[str, Any]) -> str:
             (_finished(each) for each in status["recent"]),
             "None has finished since the start.",
         ),
-        _table("Servers", _SERVERS, (_server(s) for s in status["servers"]), "None was asked yet."),
+        _table("Servers", _SERVERS, (_server(s) for s in status["servers"]), _no_server(worker)),
         _table("Parts", _SERVICES, (_service(s) for s in _worth_a_row(status)), "none"),
     ]
-    title = f"{worker['state']} - {worker.get('name', '')} - perago-worker"
+    title = f"{_state(status)} - {worker.get('name', '')} - perago-worker"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -85,16 +90,26 @@ def page(status: Mapping[str, Any]) -> str:
         '<link rel="icon" href="data:,">\n'
         f"<title>{_text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(parts)
-        + '\n<p class="soft">Read-only. The same as data: <a href="/status.json">/status.json</a>; '
+        + '\n<footer class="soft">Read-only. The same as data: '
+        '<a href="/status.json">/status.json</a>; '
         '<a href="/metrics">/metrics</a>, <a href="/livez">/livez</a>, '
         f'<a href="/readyz">/readyz</a>, <a href="/startupz">/startupz</a>, '
         f'<a href="/stacks">/stacks</a> (on the machine itself). '
-        f"Renewed every {REFRESH_S} s.</p>\n</body>\n</html>\n"
+        f"Renewed every {REFRESH_S} s.</footer>\n</body>\n</html>\n"
     )
 
 
+def _wrong(status: Mapping[str, Any]) -> str:
+    return "not alive" if status["not_alive"] else "not ready" if status["not_ready"] else ""
+
+
+def _state(status: Mapping[str, Any]) -> str:
+    return ", ".join(word for word in (status["worker"]["state"], _wrong(status)) if word)
+
+
 def _header(worker: Mapping[str, Any], status: Mapping[str, Any]) -> str:
-    state = _mark(worker["state"], _STATES)
+    style = "bad" if _wrong(status) else _STATES.get(worker["state"], "soft")
+    state = f'<span class="{style}">{_text(_state(status))}</span>'
     facts = ", ".join(
         _text(fact)
         for fact in (
@@ -121,7 +136,7 @@ def _header(worker: Mapping[str, Any], status: Mapping[str, Any]) -> str:
 
 # --- tables: headings, and a row of cells for each thing ------------------------------------------
 
-_TASKS = ("Task", "Busy", "Waiting", "Last poll", "Polls", "Outcomes", "p50, p95")
+_TASKS = ("Task", "Busy", "Waiting", "Last poll", "Polls", "Outcomes", "p50,\u00a0p95")
 _ATTEMPTS = ("Task", "Id", "Step", "Age", "Lease left", "Branch", "Progress")
 _RECENT = ("Ended", "Task", "Id", "Outcome", "Took", "Commit", "Reason")
 _SERVERS = ("Server", "Answered", "Failed", "In a row", "Clock")
@@ -130,14 +145,16 @@ _SERVICES = ("Part", "Last progress", "Failure")
 
 def _task(task: Mapping[str, Any]) -> Sequence[object]:
     polls = task["polls"]
-    counts = f"{polls['tasks']} with tasks, {polls['empty']} empty, {polls['error']} failed"
-    outcomes = ", ".join(f"{count} {kind}" for kind, count in task["outcomes"].items())
+    counts = _counts(
+        {"with\u00a0tasks": polls["tasks"], "empty": polls["empty"], "failed": polls["error"]}
+    )
+    outcomes = _counts(task["outcomes"])
     polled = "not yet" if task["polled_ago_s"] is None else f"{_time(task['polled_ago_s'])} ago"
     if task["error"]:
-        polled = Html(f'{_text(polled)} <span class="bad">{_text(task["error"])}</span>')
+        polled = Html(f'{_text(polled)} <span class="says bad">{_text(task["error"])}</span>')
     return (
-        task["name"],
-        f"{task['busy']} of {task['slots']}",
+        _name(task["name"]),
+        f"{task['busy']} of {task['slots']}".replace(" ", "\u00a0"),
         "unknown" if task["waiting"] is None else task["waiting"],
         polled,
         counts,
@@ -146,19 +163,23 @@ def _task(task: Mapping[str, Any]) -> Sequence[object]:
     )
 
 
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count}\u00a0{what}" for what, count in counts.items())
+
+
 def _times(p50: float | None, p95: float | None) -> str:
     return "" if p50 is None or p95 is None else f"{_time(p50)}, {_time(p95)}"
 
 
 def _attempt(attempt: Mapping[str, Any]) -> Sequence[object]:
     return (
-        attempt["task"],
+        _name(attempt["task"]),
         _id(attempt),
         f"{attempt['step']}, for {_time(attempt['step_s'])}",
         _time(attempt["age_s"]),
         _lease(attempt),
         "@".join(part for part in (attempt["repository"], attempt["branch"]) if part),
-        attempt["progress"],
+        _says(attempt["progress"]),
     )
 
 
@@ -177,14 +198,14 @@ def _finished(attempt: Mapping[str, Any]) -> Sequence[object]:
     note = " (not reported)" if unreported and not attempt["reported"] else ""
     return (
         attempt["ended_at"].partition("T")[2].removesuffix("+00:00"),
-        attempt["task"],
+        _name(attempt["task"]),
         _id(attempt),
         Html(f"{_mark(attempt['outcome'], _OUTCOMES)} {_text(attempt['code'] + note)}"),
         _time(attempt["seconds"]),
         Html(f'<span class="id">{_text(attempt["commit"][:12])}</span>')
         if attempt["commit"]
         else "",
-        attempt["reason"],
+        _says(attempt["reason"]),
     )
 
 
@@ -197,6 +218,11 @@ def _server(server: Mapping[str, Any]) -> Sequence[object]:
         Html(f'<span class="bad">{failing} failed</span>') if failing else "0 failed",
         _skew(server["clock_skew_s"]),
     )
+
+
+def _no_server(worker: Mapping[str, Any]) -> str:
+    embedded = worker.get("queue") == worker.get("store") == "local"
+    return "None: queue and store are embedded." if embedded else "None was asked yet."
 
 
 def _skew(skew_s: float | None) -> str:
@@ -217,18 +243,28 @@ def _worth_a_row(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _service(service: Mapping[str, Any]) -> Sequence[object]:
     failure = service["failure"]
     return (
-        service["name"],
+        _name(service["name"]),
         _ago(service["silent_s"]) if service["silent_s"] else "",
-        Html(f'<span class="bad">{_text(failure)}</span>') if failure else "",
+        Html(f'<span class="says bad">{_text(failure)}</span>') if failure else "",
     )
 
 
 def _id(attempt: Mapping[str, Any]) -> str:
     tries = f", retry {attempt['retry']}" if attempt["retry"] else ""
     return Html(
-        f'<span class="id">{_text(attempt["task_id"])}</span> <span class="soft">in '
-        f'<span class="id">{_text(attempt["workflow_id"])}</span>{_text(tries)}</span>'
+        f'<span class="ids"><span class="id">{_text(attempt["task_id"])}</span> '
+        f'<span class="soft">in <span class="id">{_text(attempt["workflow_id"])}</span>'
+        f"{_text(tries)}</span></span>"
     )
+
+
+def _name(name: str) -> str:
+    return Html(f'<span class="name">{_text(name)}</span>')
+
+
+def _says(text: str) -> str:
+    """Return a text from elsewhere, which may be long and without a blank."""
+    return Html(f'<span class="says">{_text(text)}</span>') if text else ""
 
 
 # --------------------------------------------------------------------------------------------------

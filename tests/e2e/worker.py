@@ -168,8 +168,15 @@ def started_worker(
         process.stdout.close()
 
 
-def submit(config: Path, task: str, params: Mapping[str, Any], *, files: Path | None = None) -> str:
-    """Queue a task of the probe module on the embedded queue; return its task id.
+def submit(
+    config: Path,
+    task: str,
+    params: Mapping[str, Any],
+    *,
+    files: Path | None = None,
+    module: str = "tests.tasks.probe",
+) -> str:
+    """Queue a task of a module on the embedded queue; return its task id.
 
     Args:
         files: Directory to import into `repo@main`, whose head becomes the task's workspace.
@@ -182,7 +189,7 @@ def submit(config: Path, task: str, params: Mapping[str, Any], *, files: Path | 
         place = {"repository": "repo", "branch": "main", "ref_type": "commit", "ref": commit.id}
         task_input["workspace"] = place
     with local_queue(config) as queue:
-        for definition in load_module_tasks("tests.tasks.probe"):
+        for definition in load_module_tasks(module):
             queue.register_taskdef(build_taskdef(definition))
         return queue.submit(task, task_input).task_id
 
