@@ -31,7 +31,10 @@ THREADS = 4
 LASTING = {"reset_before", "503", "429"}
 """Actions that are tried three times in a row, too."""
 
-SCENES = ("first", "fenced_replace")
+SCENES = {"first": 3, "fenced_replace": 2}
+"""Name -> how many objects are read from lakeFS: all three, or those that are not in the cache."""
+
+READING = "GET /api/v1/repositories/*/refs/*/objects"
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ def test_no_fault_on_the_wire_breaks_a_promise(
             with proxies(platform, {}) as opened:
                 assert run_worker(served, opened) == 0, served.log()
             assert served.finish() == [], served.log()
+        reads = [sent for sent in opened["lakefs"].sent if sent.call == READING]
+        assert len(reads) == SCENES[scene.name]
         for name, proxy in opened.items():
             yield from ((name, sent) for sent in proxy.sent if is_of_attempt(sent))
 

@@ -249,6 +249,22 @@ def _stored_short(call: Call, tampering: Tampering) -> Any:
 
 # --- how an attempt may end -----------------------------------------------------------------------
 
+
+@dataclass(frozen=True)
+class Course:
+    """An attempt to which nothing happens.
+
+    Attributes:
+        calls: In their order.
+        keeps: Whether the disk holds what is given up for room.
+        warm: Whether the attempt begins with a workspace that was kept.
+    """
+
+    calls: tuple[Point, ...]
+    keeps: bool
+    warm: bool
+
+
 Kinds = frozenset[str]
 DONE: Kinds = frozenset({"completed"})
 FAILED: Kinds = frozenset({"failed"})
@@ -260,69 +276,77 @@ COURTESIES = {"store.drop_stage", "queue.ended", "queue.append_log"}
 
 BEATS = {"queue.observe", "queue.extend"}
 
+REFRESH = {Point("store.changes", 1), Point("store.read", 1)}
+"""Calls that bring a kept workspace up to date."""
 
-def _transient(fault: Fault, calls: Sequence[Point]) -> Kinds:
+
+def _transient(fault: Fault, course: Course) -> Kinds:
     """No answer: tried again, a bounded number of times; a report for longer than a case lasts."""
     if fault.at.name in COURTESIES or fault.at.name == "queue.complete":
         return DONE
     if fault.times != "ever":
         return DONE
-    if _is_last_look(fault, calls):
+    if _is_last_look(fault, course):
         return DONE  # it is a courtesy to the successor, if there is one
     # With no heartbeats in the rig, the lease may run out while a call is tried again.
     return FAILED | {"superseded"}
 
 
-def _lost_merge(fault: Fault, calls: Sequence[Point]) -> Kinds:
+def _lost_merge(fault: Fault, course: Course) -> Kinds:
     """No answer, but an effect: a merge is found on the branch, so that one is enough."""
     if fault.at.name == "store.publish":
         return DONE
-    return _transient(fault, calls)
+    return _transient(fault, course)
 
 
-def _refusal(fault: Fault, calls: Sequence[Point]) -> Kinds:
+def _refusal(fault: Fault, course: Course) -> Kinds:
     if fault.at.name in COURTESIES:
         return DONE
     if fault.at.name in BEATS:  # a heartbeat that is refused has told nothing
-        return _transient(fault, calls)
+        return _transient(fault, course)
+    if course.warm and fault.at in REFRESH and fault.times == "once":
+        return DONE  # what was kept is given up, and everything downloaded
     return TERMINAL
 
 
-def _bug(fault: Fault, calls: Sequence[Point]) -> Kinds:
-    if fault.at.name in {"queue.complete", "store.drop_stage"} or _is_last_look(fault, calls):
+def _bug(fault: Fault, course: Course) -> Kinds:
+    if fault.at.name in {"queue.complete", "store.drop_stage"} or _is_last_look(fault, course):
         return RAISED
     return FAILED
 
 
-def _done(fault: Fault, calls: Sequence[Point]) -> Kinds:
+def _done(fault: Fault, course: Course) -> Kinds:
     return DONE
 
 
-def _slowness(fault: Fault, calls: Sequence[Point]) -> Kinds:
+def _slowness(fault: Fault, course: Course) -> Kinds:
     """Slow for ever may use up a budget or, with no heartbeats in the rig, a lease."""
     if fault.times == "once":
         return DONE
     return DONE | FAILED | {"superseded"}
 
 
-def _damage(fault: Fault, calls: Sequence[Point]) -> Kinds:
+def _damage(fault: Fault, course: Course) -> Kinds:
     return FAILED | {"superseded"} if fault.times == "ever" else DONE
 
 
-def _full_disk(fault: Fault, calls: Sequence[Point]) -> Kinds:
-    """Reading again makes no room: another attempt, on another machine maybe, fares better."""
-    return FAILED
+def _full_disk(fault: Fault, course: Course) -> Kinds:
+    """What is kept is given up for room once; reading again makes none.
+
+    Another attempt, on another machine maybe, fares better then.
+    """
+    return DONE if course.keeps and fault.times == "once" else FAILED
 
 
-def _even_twice(fault: Fault, calls: Sequence[Point]) -> Kinds:
+def _even_twice(fault: Fault, course: Course) -> Kinds:
     """Damage that is the same at every reading is what the store holds, by all that can be told."""
     return DONE
 
 
-def _lost_lease(fault: Fault, calls: Sequence[Point]) -> Kinds:
+def _lost_lease(fault: Fault, course: Course) -> Kinds:
     """Found out at the confirmation before the merge; what comes after it has been published."""
-    confirmed = _index(calls, "queue.observe")
-    at = calls.index(fault.at)
+    confirmed = _index(course, "queue.observe")
+    at = course.calls.index(fault.at)
     if confirmed is None:
         return DONE | {"superseded", "cancelled"}  # it adopts, and looks before it reports
     if at <= confirmed:
@@ -330,12 +354,12 @@ def _lost_lease(fault: Fault, calls: Sequence[Point]) -> Kinds:
     return frozenset({"superseded", "cancelled", "failed", "completed"})
 
 
-def _overtaken(fault: Fault, calls: Sequence[Point]) -> Kinds:
+def _overtaken(fault: Fault, course: Course) -> Kinds:
     """The branch itself says no to an attempt that comes after its successor."""
-    published = _index(calls, "store.publish")
+    published = _index(course, "store.publish")
     if published is None:
         return DONE | TERMINAL | {"superseded"}
-    if calls.index(fault.at) <= published:
+    if course.calls.index(fault.at) <= published:
         return frozenset({"superseded", "cancelled", "terminal", "failed"} | _already(fault))
     return DONE | {"superseded"}  # found out right before the report
 
@@ -346,23 +370,25 @@ def _already(fault: Fault) -> Kinds:
     return DONE if is_merge else frozenset()
 
 
-def _moved_head(fault: Fault, calls: Sequence[Point]) -> Kinds:
-    published = _index(calls, "store.publish")
-    looked = max((n for n, call in enumerate(calls) if call.name == "store.history"), default=0)
-    at = calls.index(fault.at)
+def _moved_head(fault: Fault, course: Course) -> Kinds:
+    published = _index(course, "store.publish")
+    looked = max(
+        (n for n, call in enumerate(course.calls) if call.name == "store.history"), default=0
+    )
+    at = course.calls.index(fault.at)
     if published is None:
         return DONE if at > looked else TERMINAL
     return TERMINAL if at <= published else DONE
 
 
-def _is_last_look(fault: Fault, calls: Sequence[Point]) -> bool:
+def _is_last_look(fault: Fault, course: Course) -> bool:
     """Whether it is at the look at the lease right before the report."""
-    after = calls[calls.index(fault.at) + 1 :]
+    after = course.calls[course.calls.index(fault.at) + 1 :]
     return fault.at.name == "queue.observe" and after[0].name == "queue.complete"
 
 
-def _index(calls: Sequence[Point], name: str) -> int | None:
-    return next((n for n, call in enumerate(calls) if call.name == name), None)
+def _index(course: Course, name: str) -> int | None:
+    return next((n for n, call in enumerate(course.calls) if call.name == name), None)
 
 
 # --- the kinds ------------------------------------------------------------------------------------
@@ -374,7 +400,7 @@ class Kind:
 
     Attributes:
         act: What it makes of the call.
-        ends: How the attempt may end, by fault and by the calls of an attempt without faults.
+        ends: How the attempt may end, by fault and by how it goes without.
         at: Names of the calls it can happen to; every call if empty.
         but: Names it cannot happen to.
         repeats: Whether it can last for several calls.
@@ -383,7 +409,7 @@ class Kind:
     """
 
     act: Act
-    ends: Callable[[Fault, Sequence[Point]], Kinds]
+    ends: Callable[[Fault, Course], Kinds]
     at: frozenset[str] = frozenset()
     but: frozenset[str] = frozenset()
     repeats: bool = True
@@ -397,7 +423,7 @@ class Kind:
 PUBLISH = frozenset({"store.publish"})
 READ = frozenset({"store.read"})
 WRITE = frozenset({"stage.write"})
-STREAMS = READ | WRITE | {"store.list"}
+STREAMS = READ | WRITE | {"store.list", "store.changes"}
 """Calls that cannot be made a second time: they use up what they are given or give."""
 
 QUEUE = frozenset({"queue.observe", "queue.extend", "queue.complete", "queue.ended"})

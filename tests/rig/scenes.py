@@ -10,16 +10,19 @@ import os
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from perago_worker.attempt.context import AttemptSettings
+from perago_worker.attempt.directories import CACHE_NAME, SHELF_NAME
 from perago_worker.attempt.pipeline import run_attempt
 from perago_worker.errors import QueueUnavailable
 from perago_worker.events import AttemptStarted, Event
 from perago_worker.models import CommitInfo, Lease, Publication
 from perago_worker.models.lease import Token
 from perago_worker.task import TaskDefinition, load_module_tasks
+from tests.rig.cached import entry_of
 from tests.rig.clocks import LeapingClock
 from tests.rig.history import Foreign, Historian, Journal, Made
 from tests.rig.taps import Call, Counting, Tap, Tapped, recording, untouched
@@ -28,6 +31,9 @@ from tests.support import Recorder, Rig, put
 
 MODULE = "tests.rig.tasks"
 DEFINITION: TaskDefinition = load_module_tasks(MODULE)[0]
+INPUT = b"input"
+"""What `in.txt` holds in the first commit of a rig."""
+
 FILES = {f"{PREFIX}/old.txt": "old", f"{PREFIX}/same.txt": "same"}
 
 LEASE_OVER_S = RESPONSE_S * 2.0
@@ -74,6 +80,16 @@ class Bench(Rig):
     def settings(self) -> AttemptSettings:
         """Return what the configuration would say."""
         return replace(super().settings(), adopt=self.adopt)
+
+    def keeps(self) -> bool:
+        """Tell whether the disk holds what is given up for room: kept workspaces, or a cache."""
+        work = self.root / "work"
+        return any(chain(work.glob(f"{CACHE_NAME}/*/*"), work.glob(f"*/{SHELF_NAME}/*")))
+
+    def uncache(self, content: bytes) -> None:
+        """Take an object out of the cache, if it is there."""
+        entry = entry_of(content, work=self.root / "work", store=self.local_store)
+        entry.unlink(missing_ok=True)
 
     def poll_one(self, worker: str) -> Lease | None:
         """Take a task as this worker would, if one waits."""
@@ -194,17 +210,29 @@ def _downstream(bench: Bench) -> None:
     )
 
 
+def _keep(bench: Bench) -> None:
+    """The worker keeps what it has published; one file of it is somebody else's since."""
+    bench.work("worker")
+    bench.start = bench.commit_foreign({f"{PREFIX}/same.txt": "not the same any more"})
+    _submit(bench, first="delete", later="delete")
+
+
 @dataclass(frozen=True)
 class Scene:
     """What has happened before a case.
 
     Attributes:
+        prepare: Lets it happen, in another process than the case as far as anybody can tell.
+        keep: Lets happen in the process of the case what it is to keep workspaces of.
         adopt: Whether abandoned publications are taken over.
+        cached: Whether what was read and published is still in the cache.
     """
 
     name: str
     prepare: Callable[[Bench], None]
+    keep: Callable[[Bench], None] | None = None
     adopt: bool = False
+    cached: bool = True
 
     def template(self, folder: Path) -> Path:
         """Return a folder in which it has happened; prepared once below `folder`."""
@@ -214,11 +242,17 @@ class Scene:
                 put(bench.local_store, dict(FILES))
                 bench.start = bench.head()
                 self.prepare(bench)
+                # Whether it was cached before the first body wrote to it is chance.
+                bench.uncache(INPUT)
         return target
 
     def open(self, root: Path) -> Bench:
         """Return a bench in `root` on which it has happened."""
         bench = Bench(root, template=self.template(root.parent), adopt=self.adopt)
+        if self.keep is not None:
+            self.keep(bench)
+        if not self.cached:
+            bench.directories.cache.clear()
         bench.clock.leap(LEASE_OVER_S)
         return bench
 
@@ -235,3 +269,16 @@ SCENES = {
         Scene("downstream", _downstream),
     )
 }
+
+BRINGING = {
+    scene.name: scene
+    for scene in (
+        Scene("replace_uncached", _abandoned, cached=False),
+        Scene("no_op_uncached", _no_op, cached=False),
+        Scene("second_uncached", _second, cached=False),
+        Scene("downstream_uncached", _downstream, cached=False),
+        Scene("kept", _first, _keep),
+        Scene("kept_uncached", _first, _keep, cached=False),
+    )
+}
+"""Scenes that differ from those in where the workspace's files come from, and in nothing else."""

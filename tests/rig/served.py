@@ -7,6 +7,7 @@ to do.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from perago_worker.adapters.conductor.client import ConductorSettings
 from perago_worker.adapters.conductor.queue import ConductorQueue
 from perago_worker.adapters.lakefs.fence import ACTION, ACTION_PATH
 from perago_worker.adapters.system import SystemClock
-from perago_worker.attempt.directories import AttemptDirectories
+from perago_worker.attempt.directories import CACHE_NAME, AttemptDirectories
 from perago_worker.task import load_module_tasks
 from tests.integration.platform import ENDED, Platform, wait_for, workspace
+from tests.rig.cached import entry_of
 from tests.rig.evidence import branch_of, left_in, sweep, task_from
 from tests.rig.history import Journal
 from tests.rig.oracle import Evidence, Task, judge
@@ -36,6 +38,9 @@ FILES = {
     f"{PREFIX}/same.txt": b"same",
     "other/kept.txt": b"kept",
 }
+CACHED = f"{PREFIX}/old.txt"
+"""The object that is in the cache where something has happened before."""
+
 AFTER_MERGE = "call.store.publish.1.after"
 
 
@@ -97,7 +102,16 @@ class ServedCase:
         )
         if scene.abandoned:
             self.run(kill=AFTER_MERGE)
+            self._cache_one()
             self.await_retry()
+
+    def _cache_one(self) -> None:
+        """Leave one object of the input in the cache, whatever who died has added to it."""
+        work, content = self.root / "work", FILES[CACHED]
+        shutil.rmtree(work / CACHE_NAME, ignore_errors=True)
+        entry = entry_of(content, work=work, store=self.platform.lakefs.store)
+        entry.parent.mkdir(parents=True)
+        entry.write_bytes(content)
 
     def configure(self, name: str, *, conductor: str = "", lakefs: str = "", child: bool) -> Path:
         """Write a worker's configuration.

@@ -28,6 +28,7 @@ isolation = "{isolation}"
 body_env = ["{case}"]
 {pair}[workspace]
 root = "work"
+cache_max = "16MiB"
 [publish]
 on_abandoned = "{on_abandoned}"
 [http]
@@ -46,7 +47,7 @@ def write_config(
     on_abandoned: OnAbandoned,
     pair: str = EMBEDDED_PAIR,
 ) -> Path:
-    """Write a worker's configuration and return where it is.
+    """Write a worker's configuration and return where it is; it has a cache.
 
     Args:
         path: Its file; what the worker keeps is beside it.

@@ -19,13 +19,13 @@ import pytest
 
 from perago_worker.attempt.context import STORE_TRIES
 from perago_worker.attempt.lease_keeper import REPORT_PATIENCE_S
-from perago_worker.events import StepFinished
+from perago_worker.events import StepFinished, WorkspaceBrought
 from tests.rig.evidence import of_local, sweep
-from tests.rig.faults import KINDS, SLOW_S, Fault, Point, Tampering, faults_of
+from tests.rig.faults import KINDS, SLOW_S, Course, Fault, Point, Tampering, faults_of
 from tests.rig.history import Called
 from tests.rig.oracle import judge
 from tests.rig.sampling import choose, run_all, tell, time_limit, wanted
-from tests.rig.scenes import SCENES, Bench, Scene
+from tests.rig.scenes import BRINGING, SCENES, Bench, Scene
 from tests.rig.taps import Call, Tap
 
 CASES = "PERAGO_TEST_FAULT_CASES"
@@ -42,14 +42,16 @@ PUBLISH_TRIES = 40
 LEAPS = {"frozen", "outrun", "outrun_after"}
 """Faults that take time of themselves."""
 
+DOWNLOAD = {"store.list", "store.changes", "store.read"}
+
 
 @dataclass(frozen=True)
 class Case:
-    """One fault in one scene, with the calls of the same attempt without it."""
+    """One fault in one scene, with the course of the same attempt without it."""
 
     scene: Scene
     fault: Fault
-    calls: tuple[Point, ...]
+    course: Course
 
     def __str__(self) -> str:
         return f"{self.scene.name}/{self.fault}"
@@ -64,13 +66,16 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def calls_of(scene: Scene, folder: Path) -> tuple[Point, ...]:
-    """Return the calls of an attempt in this scene, in their order."""
+def course_of(scene: Scene, folder: Path) -> Course:
+    """Return the course of an attempt in this scene."""
     with closing(scene.open(folder / "clean")) as bench:
-        assert bench.carry_out(next_lease(bench), calls=True) == "completed"
+        keeps, lease = bench.keeps(), next_lease(bench)
+        assert bench.carry_out(lease, calls=True) == "completed"
         called = [entry for entry in bench.journal.read() if isinstance(entry, Called)]
+        brought = [e.source for e in bench.recorder.of(WorkspaceBrought) if e.lease == lease]
     shutil.rmtree(folder / "clean")
-    return tuple(Point(entry.name, entry.nth) for entry in called)
+    calls = tuple(Point(entry.name, entry.nth) for entry in called)
+    return Course(calls, keeps=keeps, warm="warm" in brought)
 
 
 def next_lease(bench: Bench) -> Any:
@@ -98,6 +103,7 @@ def run_case(case: Case, root: Path) -> list[str]:
         evidence = of_local(bench.local_store, bench.local_queue, bench.root / "work", history)
     status = evidence.tasks[-1].status
     return [
+        *([] if tampering.hit else ["the fault did not happen"]),
         *wrong_ending(case, ended, status),
         *too_long(case, steps, bench),
         *too_often(case, tampering),
@@ -117,7 +123,7 @@ def amid(tampering: Tampering) -> Tap:
 
 
 def wrong_ending(case: Case, ended: str, status: str) -> Iterator[str]:
-    allowed = KINDS[case.fault.kind].ends(case.fault, case.calls)
+    allowed = KINDS[case.fault.kind].ends(case.fault, case.course)
     if ended not in allowed:
         yield f"the attempt is {ended}, not {' or '.join(sorted(allowed))}"
     if status not in _final_statuses(case.fault, ended):
@@ -140,7 +146,7 @@ def too_long(case: Case, steps: list[StepFinished], bench: Bench) -> Iterator[st
     slow_s = SLOW_S * 2 if case.fault.kind.startswith("slow") else 0.0
     for event in steps:
         # The clock adds up what passes at the same time in several threads.
-        limit_s = GIVES_UP_S * sum(call.name == case.fault.at.name for call in case.calls)
+        limit_s = GIVES_UP_S * sum(call.name == case.fault.at.name for call in case.course.calls)
         if event.step == "publish":
             limit_s = bench.budget.merge_s + 10 + slow_s
         elif event.step == "report":
@@ -161,7 +167,7 @@ def too_often(case: Case, tampering: Tampering) -> Iterator[str]:
 
 def _target(call: Call) -> tuple[str, str]:
     match call.name:
-        case "store.read":
+        case "store.read" | "store.changes":
             return call.name, str(call.args[2])
         case "stage.write":
             return call.name, str(call.args[0])
@@ -175,10 +181,11 @@ def _target(call: Call) -> tuple[str, str]:
 def test_no_fault_breaks_a_promise(folder: Path) -> None:
     """The attempt ends as it should, in time, and a clean worker finishes: all is well then."""
     matrix = [
-        Case(scene, fault, calls)
-        for scene in SCENES.values()
-        for calls in [calls_of(scene, folder)]
-        for fault in faults_of(calls)
+        Case(scene, fault, course)
+        for scene in (*SCENES.values(), *BRINGING.values())
+        for course in [course_of(scene, folder)]
+        for fault in faults_of(course.calls)
+        if scene.name in SCENES or fault.at.name in DOWNLOAD
     ]
     assert len(matrix) >= 800
     cases = choose(matrix, wanted(CASES, EVERYDAY))
