@@ -79,6 +79,11 @@ class ContentCache:
         return self._max_bytes > 0
 
     @property
+    def max_bytes(self) -> int:
+        """How much is kept at most."""
+        return self._max_bytes
+
+    @property
     def held_bytes(self) -> int:
         """What was there when it was last looked at, and what this process has added since."""
         return self._held

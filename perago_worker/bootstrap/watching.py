@@ -135,10 +135,14 @@ def slot_count(config: WorkerConfig, definition: TaskDefinition) -> int:
     return min(concurrency, limit) if limit else concurrency
 
 
-def status_of(supervisor: Supervisor, board: Board) -> dict[str, Any]:
+def status_of(supervisor: Supervisor, board: Board, cache: ContentCache) -> dict[str, Any]:
     """Return the status as plain values: what the board knows, and the parts as they are now."""
     return {
-        **board.snapshot(lease_left_s=lambda task_id: _lease_left_s(supervisor, task_id)),
+        **board.snapshot(
+            lease_left_s=lambda task_id: _lease_left_s(supervisor, task_id),
+            cache_held_bytes=cache.held_bytes,
+            cache_max_bytes=cache.max_bytes,
+        ),
         "not_alive": supervisor.liveness(),
         "not_ready": supervisor.readiness(),
         "services": [

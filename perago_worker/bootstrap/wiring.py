@@ -110,7 +110,9 @@ def build_supervisor(
             liveness=liveness,
             readiness=readiness,
             startup=lambda: not_started(supervisor),
-            status=lambda: redactor.fields(status_of(supervisor, watching.board)),
+            status=lambda: redactor.fields(
+                status_of(supervisor, watching.board, directories.cache)
+            ),
             stacks=lambda: redactor.text(stacks()),
         ),
         shutdown=shutdown,

@@ -14,6 +14,7 @@ import typer
 
 from perago_worker.cli.exits import Exit, UsageError
 from perago_worker.cli.options import ConfigOption, open_config
+from perago_worker.telemetry.cache_board import cache_line
 from perago_worker.telemetry.page import duration
 from perago_worker.telemetry.text import aligned, visible
 
@@ -117,6 +118,7 @@ def as_text(status: Mapping[str, Any]) -> str:
         ),
         *(f"not alive: {reason}" for reason in status["not_alive"]),
         *(f"not ready: {reason}" for reason in status["not_ready"]),
+        f"content cache: {cache_line(status['cache'])}",
         "",
     ]
     tables = [

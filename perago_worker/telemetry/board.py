@@ -20,6 +20,9 @@ from perago_worker.events import (
     AttemptFinished,
     AttemptStarted,
     BodyOutput,
+    CacheFailed,
+    CacheTrimmed,
+    CacheUsed,
     Event,
     HeartbeatSent,
     PollFinished,
@@ -32,6 +35,7 @@ from perago_worker.events import (
 )
 from perago_worker.models import Lease
 from perago_worker.ports import Clock
+from perago_worker.telemetry.cache_board import CacheBoard
 from perago_worker.telemetry.skew import clock_skew_s
 
 MAX_RECENT = 50
@@ -98,6 +102,7 @@ class Board:
         self._running: dict[str, _Running] = {}
         self._recent: deque[dict[str, Any]] = deque(maxlen=MAX_RECENT)
         self._servers: dict[str, _Server] = {}
+        self._cache = CacheBoard()
 
     def on_event(self, event: Event) -> None:
         """Take note of one event."""
@@ -114,6 +119,8 @@ class Board:
                     self._finished(event)
                 case RequestFinished():
                     self._requested(event, now)
+                case CacheUsed() | CacheTrimmed() | CacheFailed():
+                    self._cache.take(event)
                 case (
                     StepStarted() | StepFinished() | BodyOutput() | HeartbeatSent() | Transferred()
                 ):
@@ -167,12 +174,18 @@ class Board:
     # --- what is shown ----------------------------------------------------------------------------
 
     def snapshot(
-        self, *, lease_left_s: Callable[[str], float | None] = lambda _: None
+        self,
+        *,
+        lease_left_s: Callable[[str], float | None] = lambda _: None,
+        cache_held_bytes: int = 0,
+        cache_max_bytes: int = 0,
     ) -> dict[str, Any]:
         """Return everything as plain values; ages and times in seconds.
 
         Args:
             lease_left_s: How long the lease of a task that runs here may be relied on.
+            cache_held_bytes: What the cache holds.
+            cache_max_bytes: What it may hold; 0 when there is none.
         """
         now = self._clock.now()
         with self._lock:
@@ -193,6 +206,9 @@ class Board:
                     _show_running(each, now, lease_left_s(each.lease.task_id)) for each in running
                 ],
                 "recent": list(self._recent),
+                "cache": self._cache.snapshot(
+                    held_bytes=cache_held_bytes, max_bytes=cache_max_bytes
+                ),
                 "servers": [
                     {
                         "name": name,

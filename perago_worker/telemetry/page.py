@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from perago_worker.telemetry.cache_board import cache_line
 from perago_worker.telemetry.text import visible
 
 REFRESH_S = 5
@@ -33,14 +34,15 @@ th,td{padding:.3rem .7rem .3rem 0;border-bottom:1px solid var(--line);vertical-a
 overflow-wrap:break-word}
 .id{font-family:ui-monospace,monospace;font-size:.85rem}
 .name,.ids,.says{display:block;overflow-wrap:anywhere}
-.name{min-width:12rem}.ids{width:19rem}.says{min-width:10rem;max-width:26rem}
+.name{min-width:12rem}.ids{width:20rem}.ids .soft{display:block}
+.says{min-width:10rem;max-width:26rem}
 ul{margin:.2rem 0;padding-left:1.2rem}footer{margin-top:1.6rem}
 @media(max-width:72rem){
 table,tbody,tr,td{display:block}thead{display:none}
 tr{border:1px solid var(--line);border-radius:.4rem;margin:.5rem 0;padding:.3rem .6rem}
 td{border:0;padding:.1rem 0;display:flex;gap:.6rem;overflow-wrap:anywhere}td:empty{display:none}
 td::before{content:attr(data-label);color:var(--soft);flex:0 0 6.5rem;font-size:.85rem}
-.name,.ids,.says{min-width:0;width:auto;max-width:none}
+.name,.ids,.says{min-width:0;width:auto;max-width:none}.ids .soft{display:inline}
 }
 """
 STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
@@ -79,6 +81,7 @@ def page(status: Mapping[str, Any]) -> str:
             (_finished(each) for each in status["recent"]),
             "None has finished since the start.",
         ),
+        f"<h2>Content cache</h2>\n<p>{_text(_sentence(cache_line(status['cache'])))}</p>",
         _table("Servers", _SERVERS, (_server(s) for s in status["servers"]), _no_server(worker)),
         _table("Parts", _SERVICES, (_service(s) for s in _worth_a_row(status)), "none"),
     ]
@@ -97,6 +100,10 @@ def page(status: Mapping[str, Any]) -> str:
         f'<a href="/stacks">/stacks</a> (on the machine itself). '
         f"Renewed every {REFRESH_S} s.</footer>\n</body>\n</html>\n"
     )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _wrong(status: Mapping[str, Any]) -> str:

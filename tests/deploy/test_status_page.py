@@ -24,8 +24,10 @@ MODULE = "tests.tasks.shown"
 SUMMARY, DEW_POINT = "weather.daily_summary_of_all_stations", "weather.dew_point"
 HOSTILE = '<script>console.error("ran")</script><img src="/nowhere" onerror="alert(1)">'
 LONG = "https://example.com/" + "stations/" * 20
+CACHED = "had 2 of 3 objects (66 %)"
+SHOWN = (HOSTILE, LONG, SUMMARY, "repo@main", "terminal", "completed", "3/12", CACHED)
 
-SECTIONS = ["Tasks", "Attempts now", "Last attempts", "Servers", "Parts"]
+SECTIONS = ["Tasks", "Attempts now", "Last attempts", "Content cache", "Servers", "Parts"]
 
 OUTSIDE = """
 [...document.body.querySelectorAll("*")]
@@ -80,7 +82,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @contextmanager
 def busy_worker(folder: Path) -> Iterator[str]:
     """Start a worker some of whose attempts have ended in every way while one runs."""
-    config = write_local_config(folder)
+    config = write_local_config(folder, extra='[workspace]\ncache_max = "64MiB"\nwarm = 0\n')
     config.write_text(config.read_text().replace("tests.tasks.probe", MODULE))
     files = folder / "files"
     (files / "data").mkdir(parents=True)
@@ -153,7 +155,7 @@ def test_the_page_of_a_busy_worker(browser: Browser, tmp_path: Path) -> None:
                 assert {each for each in page.requests if each != f"{address}/"} <= {"data:,"}
             assert len(set(map(settled, texts.values()))) == 1
             text = texts[True, False]
-            for part in (HOSTILE, LONG, SUMMARY, "repo@main", "terminal", "completed", "3/12"):
+            for part in SHOWN:
                 assert part in text, part
         for width in OTHER_WIDTHS:
             page = Page(browser, width=width, scripts=False, dark=False)

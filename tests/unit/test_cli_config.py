@@ -183,6 +183,7 @@ def test_the_status_of_a_worker_is_shown(worker: Worker, run: Run) -> None:
     assert result.exit_code == Exit.DONE
     assert result.stdout.startswith("host: starting, up ")
     assert "features.build  0 of 2" in result.stdout
+    assert "content cache: off (workspace.cache_max)\n" in result.stdout
 
 
 def test_a_worker_that_is_not_ready_is_told_by_the_exit_code(worker: Worker, run: Run) -> None:

@@ -13,6 +13,9 @@ from perago_worker.events import (
     AttemptFinished,
     AttemptStarted,
     BodyOutput,
+    CacheFailed,
+    CacheTrimmed,
+    CacheUsed,
     HeartbeatSent,
     PollFinished,
     QueueSeen,
@@ -24,6 +27,7 @@ from perago_worker.events import (
 )
 from perago_worker.models import Lease, Outcome
 from perago_worker.telemetry.board import MAX_RECENT, MAX_TEXT, MAX_TIMES, Board
+from perago_worker.telemetry.cache_board import cache_line, size
 from perago_worker.telemetry.page import duration, page
 from perago_worker.telemetry.skew import clock_skew_s
 from tests.clocks import ManualClock
@@ -238,6 +242,63 @@ class Tags(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+
+
+def test_what_the_cache_was_good_for_is_added_up(watched: Watched) -> None:
+    watched.see(
+        CacheUsed(lease(), {"hit": 3, "miss": 1}, 3 << 20),
+        CacheUsed(lease("t-2"), {"hit": 3000, "corrupted": 1}, 1 << 30),
+        CacheTrimmed(2, 5 << 10),
+        CacheFailed("first"),
+        CacheFailed(HOSTILE),
+    )
+    cache = watched.board.snapshot(cache_held_bytes=700, cache_max_bytes=1 << 30)["cache"]
+
+    assert cache == {
+        "held_bytes": 700,
+        "max_bytes": 1 << 30,
+        "hit": 3003,
+        "miss": 1,
+        "corrupted": 1,
+        "hit_bytes": (1 << 30) + (3 << 20),
+        "evicted_bytes": 5 << 10,
+        "failures": 2,
+        "error": HOSTILE,
+    }
+    assert cache_line(cache) == (
+        "holds 700 B of 1 GiB, had 3,003 of 3,005 objects (99 %), saved 1 GiB of reading, "
+        "1 found damaged and removed, 5 KiB removed to make room, "
+        f"began to fail 2 times, last: {HOSTILE}"
+    )
+    text = page({**watched.snapshot(), "cache": cache})
+    assert "Holds 700 B of 1 GiB" in text
+    assert "<script" not in text
+
+
+@pytest.mark.parametrize(
+    ("max_bytes", "line"),
+    [(0, "off (workspace.cache_max)"), (1 << 20, "holds 0 B of 1 MiB, not asked yet")],
+)
+def test_a_cache_without_use_is_told(watched: Watched, max_bytes: int, line: str) -> None:
+    snapshot = watched.board.snapshot(cache_max_bytes=max_bytes)
+
+    assert cache_line(snapshot["cache"]) == line
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1,023 B"),
+        (1024, "1 KiB"),
+        (1536, "1.5 KiB"),
+        (1 << 30, "1 GiB"),
+        (1 << 40, "1 TiB"),
+        (5 << 50, "5,120 TiB"),
+    ],
+)
+def test_sizes_are_said_as_people_do(count: int, text: str) -> None:
+    assert size(count) == text
 
 
 def test_whatever_comes_from_elsewhere_is_text_on_the_page(watched: Watched) -> None:
