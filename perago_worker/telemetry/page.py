@@ -16,6 +16,10 @@ from perago_worker.telemetry.cache_board import cache_line
 from perago_worker.telemetry.text import visible
 
 REFRESH_S = 5
+OLD_S = 3 * REFRESH_S
+"""From then on the page says that it is old: a browser goes on showing it while a worker that is
+paused takes the request for a new one and does not answer."""
+
 SKEW_TOLD_S = 5.0
 SKEW_BAD_S = 300.0
 """From where on signed addresses and tokens are refused; the former is what may be imprecision."""
@@ -36,6 +40,8 @@ overflow-wrap:break-word}
 .name,.ids,.says{display:block;overflow-wrap:anywhere}
 .name{min-width:12rem}.ids{width:20rem}.ids .soft{display:block}
 .says{min-width:10rem;max-width:26rem}
+.now::after{content:" Not renewed for OLD_S s: the worker does not answer.";color:var(--bad);
+font-weight:600;font-size:0;animation:old 1ms OLD_Ss forwards}@keyframes old{to{font-size:1rem}}
 ul{margin:.2rem 0;padding-left:1.2rem}footer{margin-top:1.6rem}
 @media(max-width:72rem){
 table,tbody,tr,td{display:block}thead{display:none}
@@ -44,7 +50,7 @@ td{border:0;padding:.1rem 0;display:flex;gap:.6rem;overflow-wrap:anywhere}td:emp
 td::before{content:attr(data-label);color:var(--soft);flex:0 0 6.5rem;font-size:.85rem}
 .name,.ids,.says{min-width:0;width:auto;max-width:none}.ids .soft{display:inline}
 }
-"""
+""".replace("OLD_S", str(OLD_S))
 STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 
 POLICY = (
@@ -135,7 +141,7 @@ def _header(worker: Mapping[str, Any], status: Mapping[str, Any]) -> str:
     )
     return (
         f"<h1>{_text(worker.get('name', 'perago-worker'))}: {state}</h1>\n<p>{facts}</p>\n"
-        f'<p class="soft">{_text(worker["now"])}, id <span class="id">'
+        f'<p class="soft now">{_text(worker["now"])}, id <span class="id">'
         f"{_text(worker.get('id', ''))}</span></p>"
         + (f"\n<ul>{trouble}</ul>" if trouble else "\n<p>Alive and ready.</p>")
     )

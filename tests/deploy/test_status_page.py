@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 
 from tests.deploy.browser import Browser, Page, started_browser
 from tests.e2e.worker import Worker, started_worker, submit, write_local_config
+from tests.integration.platform import wait_for
 
 WIDTHS = (1280, 390)
 OTHER_WIDTHS = (1920, 1160, 1150, 768, 320)
@@ -195,6 +197,31 @@ def test_it_renews_itself_without_scripts(browser: Browser, tmp_path: Path) -> N
         page.wait_loaded()
         assert page.evaluate(now) != before
         assert page.requests.count(f"{address}/") == 2
+        assert page.complaints == []
+
+
+def test_it_says_that_it_is_old_while_the_worker_is_paused(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """Time goes a hundred times as fast for what moves on the page."""
+    told = 'getComputedStyle(document.querySelector(".now"), "::after")'
+    config = write_local_config(tmp_path)
+    with started_worker(config) as worker:
+        address = address_of(worker)
+        page = Page(browser, width=390, scripts=False, dark=False)
+        page.open(f"{address}/")
+        assert page.evaluate(f"{told}.fontSize") == "0px"
+        worker.signal(signal.SIGSTOP)
+        try:
+            page.ask("Animation.enable")
+            page.ask("Animation.setPlaybackRate", playbackRate=100)
+            wait_for(lambda: page.evaluate(f"{told}.fontSize") == "16px", "the page to be old")
+            look(page, tmp_path / "paused-390.png")
+        finally:
+            worker.signal(signal.SIGCONT)
+        page.ask("Animation.setPlaybackRate", playbackRate=1)
+        page.wait_loaded()
+        assert page.evaluate(f"{told}.fontSize") == "0px"
         assert page.complaints == []
 
 
