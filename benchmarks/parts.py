@@ -35,7 +35,6 @@ from perago_worker.runtime.slots import SlotPool
 from perago_worker.task import TaskDefinition, load_module_tasks
 from perago_worker.telemetry.event_log import EventLog
 from perago_worker.telemetry.logs import configure_logging
-from perago_worker.telemetry.summary import RunSummary
 
 BATCH = 8
 WARM_UP = 2 * BATCH
@@ -126,7 +125,7 @@ def _attempts(folder: Path, isolation: str, count: int, *, watched: bool) -> flo
 def _listeners(config: WorkerConfig, definition: TaskDefinition) -> Sequence[Listener]:
     """Return who is told of everything in a worker."""
     watching = Watching.of(config, [definition], worker_id="parts", clock=CLOCK)
-    return [EventLog(), RunSummary(), *watching.listeners]
+    return [EventLog(), *watching.listeners]
 
 
 @contextmanager

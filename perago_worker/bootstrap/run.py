@@ -52,7 +52,7 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
     _log_config_warnings(config)
     definitions = load_tasks_logging_warnings(config)
     clock = SystemClock()
-    summary = RunSummary()
+    summary = RunSummary() if until_idle else None
     worker_id = new_worker_id(config)
     traces = open_traces(os.environ, worker_id=worker_id)
     traced = {"trace_of": traces.trace_of} if traces else {}
@@ -86,7 +86,7 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
             store=store,
             clock=clock,
             redactor=redactor,
-            listeners=[EventLog(), summary, *(each for each in (bars, traces) if each)],
+            listeners=[EventLog(), *(each for each in (summary, bars, traces) if each)],
             until_idle=until_idle,
             watching=watching,
         )
@@ -97,7 +97,7 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
             for each in (bars, traces):
                 if each:
                     each.close()
-    if until_idle:
+    if summary:
         summary.render(sys.stdout)
     return code
 

@@ -160,7 +160,7 @@ class Board:
         self._recent.appendleft(
             {
                 **_identity(event.lease),
-                "ended_at": _iso(self._clock.time()),
+                "ended_at": self._clock.time(),
                 "outcome": event.outcome.kind,
                 "code": str(event.outcome.code),
                 "reason": _short(event.outcome.reason),
@@ -205,7 +205,7 @@ class Board:
                 "attempts": [
                     _show_running(each, now, lease_left_s(each.lease.task_id)) for each in running
                 ],
-                "recent": list(self._recent),
+                "recent": [each | {"ended_at": _iso(each["ended_at"])} for each in self._recent],
                 "cache": self._cache.snapshot(
                     held_bytes=cache_held_bytes, max_bytes=cache_max_bytes
                 ),

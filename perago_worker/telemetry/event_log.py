@@ -24,6 +24,7 @@ from perago_worker.events import (
     Stalled,
     StateChanged,
     StepFinished,
+    StepStarted,
     Swept,
     Transferred,
     WorkspaceBrought,
@@ -52,13 +53,15 @@ class EventLog:
 
     def on_event(self, event: Event) -> None:
         """Write what there is to say about one event."""
-        match event:
+        match event:  # what comes most often first
+            case StepStarted():
+                pass  # its end tells more
+            case StepFinished():
+                self._step_finished(event)
             case PollFinished():
                 self._poll_finished(event)
             case AttemptStarted(lease):
                 self._log.info("attempt.started", **identity(lease))
-            case StepFinished():
-                self._step_finished(event)
             case AttemptFinished():
                 self._attempt_finished(event)
             case BodyOutput(lease, stream, line):

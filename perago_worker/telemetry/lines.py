@@ -59,7 +59,14 @@ class Lines:
         name = _NAMES[level]
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         line = {**get_contextvars(), **fields, "event": event, "level": name, "timestamp": now}
-        record = logging.LogRecord(logger.name, level, "", 0, line, None, None)
-        # How structlog's formatter knows that the message holds fields.
-        record._logger, record._name = logger, name
-        logger.handle(record)
+        logger.handle(LineRecord(logger, level, line))
+
+
+class LineRecord(logging.LogRecord):
+    """A line whose fields are complete: nothing is left to be found out about it."""
+
+    def __init__(self, logger: logging.Logger, level: int, fields: dict[str, Any]) -> None:
+        super().__init__(logger.name, level, "", 0, fields, None, None)
+        self.fields = fields
+        # For other formatters of structlog: how they know that the message holds fields.
+        self._logger, self._name = logger, _NAMES[level]

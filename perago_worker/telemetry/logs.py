@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, TextIO
 
@@ -19,6 +19,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from perago_worker.config import Redactor
 from perago_worker.telemetry.event_log import EventLog
+from perago_worker.telemetry.lines import LineRecord
 from perago_worker.telemetry.text import visible
 
 __all__ = ["configure_logging", "wants_bars", "EventLog"]
@@ -68,9 +69,20 @@ def configure_logging(
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,  # so that a second call takes effect everywhere
     )
+    rendering = [
+        _redact_with(redactor),
+        *(_console_processors(colours=terminal) if console else _json_processors()),
+    ]
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
+    handler.setFormatter(_Formatter(shared, rendering))
+    _install(handler, level, levels)
+
+
+class _Formatter(structlog.stdlib.ProcessorFormatter):
+    """Renders lines of ours without the detours that those of libraries need."""
+
+    def __init__(self, shared: Sequence[Processor], rendering: Sequence[Processor]) -> None:
+        super().__init__(
             foreign_pre_chain=[
                 *shared,
                 structlog.stdlib.add_logger_name,
@@ -78,12 +90,18 @@ def configure_logging(
             ],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                _redact_with(redactor),
-                *(_console_processors(colours=terminal) if console else _json_processors()),
+                *rendering,
             ],
         )
-    )
-    _install(handler, level, levels)
+        self._rendering = rendering
+
+    def format(self, record: logging.LogRecord) -> str:
+        if not isinstance(record, LineRecord):
+            return super().format(record)
+        line: Any = dict(record.fields)  # other handlers may have the same record
+        for processor in self._rendering:
+            line = processor(None, record.levelname, line)
+        return str(line)
 
 
 def wants_bars(stream: TextIO, *, log_format: str, level: str, environ: Mapping[str, str]) -> bool:
