@@ -49,7 +49,7 @@ class Idleness:
 
     def _nothing_to_do(self) -> bool:
         """Whether nothing runs and nothing waits; not so when the queue cannot be asked."""
-        if any(poller.pool.busy for poller in self._pollers):
+        if any(poller.pool.busy or poller.pool.waiting for poller in self._pollers):
             return False
         try:
             return not any(self._queue.depth(p.task_type, domain=p.domain) for p in self._pollers)

@@ -80,11 +80,9 @@ class Poller(ThreadService):
 
     def run(self) -> None:
         """Poll until told to stop."""
-        try:
-            self._run()
-        finally:
-            for lease in self.pool.take_waiting():
-                self._give_back(lease, "the worker stops")
+        self._run()
+        for lease in self.pool.take_waiting():
+            self._give_back(lease, "the worker stops")
 
     def _run(self) -> None:
         backlog, more, deep = True, False, False

@@ -215,6 +215,11 @@ class SlotPool:
         """Number of slots with an attempt."""
         return sum(slot.busy for slot in self.slots)
 
+    @property
+    def waiting(self) -> int:
+        """Number of tasks that wait for a slot."""
+        return len(self._waiting)
+
     def shortest_lease_s(self) -> float:
         """Return the shortest time that a lease in use may be relied on; infinite when none is."""
         attempts = [slot.attempt for slot in self.slots]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from perago_worker.events import AttemptFinished, PollFinished
 from perago_worker.runtime.idleness import Idleness
 from tests.support import PATIENCE_S, Rig, eventually
-from tests.unit.runtime.held import Gate, Works, works
+from tests.unit.runtime.held import HELD, Gate, Works, works
 
 
 def watch(made: Works) -> Idleness:
@@ -65,6 +65,16 @@ def test_a_task_that_comes_and_ends_within_a_look_starts_it_over(here: Rig) -> N
         assert not idleness.reached()
         wait_empty_poll(here)
         assert idleness.reached()
+
+
+def test_a_task_that_waits_for_a_slot_is_not_the_end(here: Rig) -> None:
+    with works(here) as made:
+        idleness = watch(made)
+        made.submit()
+        (lease,) = here.queue.as_queue().poll(HELD.name, count=1, wait_s=0)
+        assert idleness._nothing_to_do()
+        assert made.pool.take(lease, may_wait=True) == "waits"
+        assert not idleness._nothing_to_do()
 
 
 def test_an_attempt_that_runs_is_not_the_end(here: Rig, held: Gate) -> None:

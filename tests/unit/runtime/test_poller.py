@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,9 @@ from perago_worker.runtime import waiting
 from perago_worker.runtime.poller import GIVE_BACK_TRIES, MAX_BATCH
 from tests.clocks import ManualClock
 from tests.support import PATIENCE_S, Faulty, HastyClock, Rig, eventually, raising, rig
-from tests.unit.runtime.held import HELD, Gate, Works, gate, works
+from tests.unit.runtime.held import HELD, Gate, Works, works
 
 AWAY = QueueUnavailable("the queue is away")
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Rig]:
-    with rig(tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-def held() -> Iterator[Gate]:
-    with gate() as made:
-        yield made
 
 
 def polls(here: Rig) -> list[tuple[int, float]]:

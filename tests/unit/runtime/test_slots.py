@@ -16,7 +16,7 @@ from perago_worker.models import Lease
 from perago_worker.runtime.heartbeats import Heartbeats
 from perago_worker.runtime.slots import Slot
 from tests.support import PATIENCE_S, Recorder, Rig, eventually, rig
-from tests.unit.runtime.held import HELD, Gate, Works, gate, works
+from tests.unit.runtime.held import HELD, Gate, Works, works
 
 
 class Counting(ThreadBody):
@@ -35,18 +35,6 @@ class Counting(ThreadBody):
 
     def close(self) -> None:
         self.used.append("close")
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Rig]:
-    with rig(tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-def held() -> Iterator[Gate]:
-    with gate() as made:
-        yield made
 
 
 @pytest.fixture

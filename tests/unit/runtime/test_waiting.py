@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,7 @@ from perago_worker.runtime.waiting import MAX_AHEAD, PATIENCE_S, Waiting, can_wa
 from tests.clocks import ManualClock
 from tests.support import PATIENCE_S as TEST_PATIENCE_S
 from tests.support import Rig, eventually, rig
-from tests.unit.runtime.held import HELD, Gate, Works, gate, works
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Rig]:
-    with rig(tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-def held() -> Iterator[Gate]:
-    with gate() as made:
-        yield made
+from tests.unit.runtime.held import HELD, Gate, Works, works
 
 
 def counts(here: Rig) -> list[int]:
