@@ -30,7 +30,6 @@ from perago_worker.attempt.context import Attempt, AttemptSettings, Tools
 from perago_worker.attempt.directories import SHELF_NAME, SPARE_NAME, AttemptDirectories
 from perago_worker.attempt.lease_keeper import LeaseKeeper
 from perago_worker.attempt.stop import StopToken
-from perago_worker.attempt.task_log import TaskLog
 from perago_worker.attempt.workspace import Limits
 from perago_worker.events import Event
 from perago_worker.models import CommitInfo, Lease
@@ -242,28 +241,6 @@ def contents(store: WorkspaceStore, commit: str, prefix: str = "") -> dict[str, 
     return found
 
 
-def attempt_of(definition: TaskDefinition, lease: Lease, tools: Tools) -> Attempt:
-    """Return an attempt that is ready to be carried out, as a slot begins one."""
-    stop = StopToken()
-    keeper = LeaseKeeper(
-        lease,
-        queue=tools.queue,
-        clock=tools.clock,
-        heartbeat_interval_s=tools.settings.budget.heartbeat_s,
-        stop=stop,
-        shut_down=tools.shut_down,
-        listener=tools.listener,
-    )
-    log = TaskLog(
-        queue=tools.queue,
-        clock=tools.clock,
-        listener=tools.listener,
-        redact=tools.redact,
-        lease=lease,
-    )
-    return Attempt(definition, keeper=keeper, stop=stop, tools=tools, log=log)
-
-
 @dataclass
 class Rig:
     """The local queue and store, and an attempt over them, as a slot would set it up.
@@ -384,7 +361,7 @@ class Rig:
         self, definition: TaskDefinition, lease: Lease, body: BodyRunner | None = None
     ) -> Attempt:
         """Return an attempt that is ready to be carried out, in a thread unless told otherwise."""
-        return attempt_of(definition, lease, self.tools(body or ThreadBody(definition)))
+        return Attempt.begin(definition, lease, self.tools(body or ThreadBody(definition)))
 
     def task(self, task_id: str) -> TaskRecord:
         """Return what the queue knows of a task."""

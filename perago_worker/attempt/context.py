@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from perago_worker.attempt.backoff import Retry
 from perago_worker.attempt.body.runner import BodyRunner
@@ -128,6 +128,35 @@ class Attempt:
     code: Code = Code.NO_WORKSPACE
     fence: FenceLevel = "verify"
     done: bool = False
+
+    @classmethod
+    def begin(
+        cls,
+        definition: TaskDefinition,
+        lease: Lease,
+        tools: Tools,
+        *,
+        on_ending: Callable[[], None] = lambda: None,
+    ) -> Self:
+        """Return an attempt for a fresh lease, ready to be carried out."""
+        stop = StopToken()
+        keeper = LeaseKeeper(
+            lease,
+            queue=tools.queue,
+            clock=tools.clock,
+            heartbeat_interval_s=tools.settings.budget.heartbeat_s,
+            stop=stop,
+            shut_down=tools.shut_down,
+            listener=tools.listener,
+        )
+        log = TaskLog(
+            queue=tools.queue,
+            clock=tools.clock,
+            listener=tools.listener,
+            redact=tools.redact,
+            lease=lease,
+        )
+        return cls(definition, keeper=keeper, stop=stop, tools=tools, log=log, on_ending=on_ending)
 
     @property
     def lease(self) -> Lease:

@@ -7,10 +7,8 @@ from collections.abc import Callable
 from typing import Literal
 
 from perago_worker.attempt.context import Attempt, Tools
-from perago_worker.attempt.lease_keeper import LeaseKeeper
 from perago_worker.attempt.pipeline import run_attempt
-from perago_worker.attempt.stop import StopCause, StopToken
-from perago_worker.attempt.task_log import TaskLog
+from perago_worker.attempt.stop import StopCause
 from perago_worker.models import Lease
 from perago_worker.ports import Clock
 from perago_worker.runtime.heartbeats import Heartbeats
@@ -85,7 +83,7 @@ class Slot(ThreadService):
         """Begin with an attempt; the slot must be free."""
         # Made here and not in the slot's thread, so that the attempt can be found and stopped from
         # the moment its lease is known.
-        self._attempt = self._begin(lease)
+        self._attempt = Attempt.begin(self._definition, lease, self._tools, on_ending=self._ends)
         self._work.set()
 
     def clear(self) -> None:
@@ -137,34 +135,6 @@ class Slot(ThreadService):
         if not self._definition.has_workspace:
             self._ending = True
             self._on_free()
-
-    def _begin(self, lease: Lease) -> Attempt:
-        tools = self._tools
-        stop = StopToken()
-        keeper = LeaseKeeper(
-            lease,
-            queue=tools.queue,
-            clock=tools.clock,
-            heartbeat_interval_s=tools.settings.budget.heartbeat_s,
-            stop=stop,
-            shut_down=tools.shut_down,
-            listener=tools.listener,
-        )
-        log = TaskLog(
-            queue=tools.queue,
-            clock=tools.clock,
-            listener=tools.listener,
-            redact=tools.redact,
-            lease=lease,
-        )
-        return Attempt(
-            self._definition,
-            keeper=keeper,
-            stop=stop,
-            tools=tools,
-            log=log,
-            on_ending=self._ends,
-        )
 
 
 class SlotPool:

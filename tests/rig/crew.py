@@ -12,10 +12,8 @@ from perago_worker.attempt.body.thread import ThreadBody
 from perago_worker.attempt.budget import Budget
 from perago_worker.attempt.context import Attempt, AttemptSettings, Tools
 from perago_worker.attempt.directories import SHELF_NAME, AttemptDirectories
-from perago_worker.attempt.lease_keeper import LeaseKeeper
 from perago_worker.attempt.pipeline import run_attempt
-from perago_worker.attempt.stop import StopCause, StopToken
-from perago_worker.attempt.task_log import TaskLog
+from perago_worker.attempt.stop import StopCause
 from perago_worker.attempt.workspace import Limits
 from perago_worker.definition import TaskDefinition
 from perago_worker.models import Lease
@@ -88,30 +86,13 @@ class Running:
             is_holder=worker.world.is_holder,
             complain=worker.world.complaints.append,
         )
-        self.attempt = self._attempt(kind, lease)
+        self.attempt = Attempt.begin(kind, lease, self._tools(kind, lease))
         self.stepper = Stepper(lambda: run_attempt(self.attempt))
 
     @property
     def lease(self) -> Lease:
         """The newest delivery it stands for."""
         return self.attempt.lease
-
-    def _attempt(self, kind: TaskDefinition, lease: Lease) -> Attempt:
-        world, stop = self.worker.world, StopToken()
-        tools = self._tools(kind, lease)
-        keeper = LeaseKeeper(
-            lease,
-            queue=tools.queue,
-            clock=world.clock,
-            heartbeat_interval_s=BUDGET.heartbeat_s,
-            stop=stop,
-            shut_down=tools.shut_down,
-            listener=world.recorder,
-        )
-        log = TaskLog(
-            queue=tools.queue, clock=world.clock, listener=world.recorder, redact=str, lease=lease
-        )
-        return Attempt(kind, keeper=keeper, stop=stop, tools=tools, log=log)
 
     def _tools(self, kind: TaskDefinition, lease: Lease) -> Tools:
         world = self.worker.world

@@ -29,6 +29,7 @@ from perago_worker.adapters.local.store import LocalStore
 from perago_worker.adapters.system import SystemClock
 from perago_worker.attempt.body.process import ProcessBody
 from perago_worker.attempt.codes import Code
+from perago_worker.attempt.context import Attempt
 from perago_worker.attempt.directories import CACHE_NAME, AttemptDirectories
 from perago_worker.attempt.pipeline import run_attempt
 from perago_worker.bootstrap.adapters import open_queue, open_store, register_locally
@@ -44,7 +45,7 @@ from perago_worker.errors import QueueUnavailable, TaskDefinitionError
 from perago_worker.events import ChildStarted, WorkspaceBrought
 from perago_worker.models import Outcome
 from perago_worker.task import TaskDefinition
-from tests.support import ROOT, Recorder, attempt_of
+from tests.support import ROOT, Recorder
 from tests.tasks.probe import files, plain
 from tests.unit.scripted_server import Act, ScriptedServer, answer, serving
 
@@ -159,7 +160,7 @@ class Here:
                     given["workspace"] = self._workspace(store, number)
                 queue.submit(definition.name, given)
                 (lease,) = queue.poll(definition.name, count=1, wait_s=1)
-                outcomes.append(run_attempt(attempt_of(definition, lease, tools)))
+                outcomes.append(run_attempt(Attempt.begin(definition, lease, tools)))
         return outcomes
 
     def _workspace(self, store: LocalStore, number: int) -> dict[str, str]:
