@@ -18,11 +18,11 @@ from perago_worker import build_taskdef
 from perago_worker.adapters.conductor.client import ConductorSettings
 from perago_worker.adapters.conductor.queue import ConductorQueue
 from perago_worker.adapters.lakefs.fence import ACTION, ACTION_PATH
-from perago_worker.adapters.system import SystemClock
 from perago_worker.attempt.directories import CACHE_NAME, AttemptDirectories
 from perago_worker.task import load_module_tasks
 from tests.integration.platform import ENDED, Platform, wait_for, workspace
 from tests.rig.cached import entry_of
+from tests.rig.clocks import LaterClock
 from tests.rig.evidence import branch_of, left_in, sweep, task_from
 from tests.rig.history import Journal
 from tests.rig.oracle import Evidence, Task, judge
@@ -147,8 +147,12 @@ class ServedCase:
 
         wait_for(over, "retry of the task")
 
-    def finish(self) -> list[str]:
-        """Let clean workers do what is left; return what is wrong then."""
+    def finish(self, *, ahead_s: float = 0.0) -> list[str]:
+        """Let clean workers do what is left; return what is wrong then.
+
+        Args:
+            ahead_s: How much later it is tidied up.
+        """
         for _ in range(4):
             self.await_retry()
             state = self.platform.state(self.workflow)
@@ -159,12 +163,12 @@ class ServedCase:
                 return [f"a clean worker ended with {code}"]
         status = self.platform.state(self.workflow)["status"]
         wrong = [] if status == "COMPLETED" else [f"the workflow is {status} in the end"]
-        return [*wrong, *judge(self.evidence())]
+        return [*wrong, *judge(self.evidence(ahead_s=ahead_s))]
 
-    def evidence(self) -> Evidence:
+    def evidence(self, *, ahead_s: float) -> Evidence:
         """Tidy up, and return what there is to judge by."""
         store = self.platform.lakefs.store
-        clock = SystemClock()
+        clock = LaterClock(ahead_s)
         settings = ConductorSettings(url=self.platform.conductor_url)
         with closing(ConductorQueue.open(settings, clock=clock, worker_id="judge")) as queue:
             sweep(store, queue, clock=clock, repository=self.repository)
