@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,10 +12,13 @@ import pytest
 from perago_worker.adapters.local.queue import LocalQueue
 from perago_worker.adapters.system import SystemClock
 from tests.e2e.worker import fetch, started_worker
+from tests.tasks import memory
 
 MODULE = """
 import logging
 import os
+from pathlib import Path
+from memory import write_memory
 from pydantic import BaseModel
 from perago_worker import TaskFailed, current_attempt, task
 
@@ -34,6 +38,14 @@ def leaky(params: Params) -> Result:
         current_attempt().progress(1, 2, text)
         current_attempt().log(text)
     {raised}
+
+class Place(BaseModel):
+    path: Path
+
+@task(name="quiet", owner_email="data@example.com")
+def quiet(params: Place) -> Result:
+    write_memory(params.path)
+    return Result()
 """
 
 CONFIG = """
@@ -83,6 +95,14 @@ TEXTS = {
 FROM_ENVIRONMENT = "canary20"
 SECRETS = [*TEXTS, FROM_ENVIRONMENT]
 
+NOT_FOR_BODIES = {
+    "AWS_SECRET_ACCESS_KEY": "canary21",
+    "DATABASE_URL": "postgresql://me:canary22@db/shop",
+    "https_proxy": "http://me:canary23@127.0.0.1:9",
+    "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer canary24",
+}
+"""Of the worker's environment; `body_env` passes one other on."""
+
 RAISED = {
     "on purpose": "raise TaskFailed(texts[int(params.how)])",
     "by accident": 'raise ValueError(texts[int(params.how)]) from KeyError(" ".join(texts))',
@@ -97,9 +117,11 @@ RAISED = {
 def test_no_secret_comes_out_anywhere(raised: str, isolation: str, tmp_path: Path) -> None:
     """Not in the log, task logs, reasons, metrics, the status or its page.
 
-    Most of them must say that something was hidden: it did go that way.
+    Most of them must say that something was hidden: it did go that way. Nor has another body any of
+    them in its memory, and so none in a core, but the one that the configuration lets it have.
     """
     (tmp_path / "leaky.py").write_text(MODULE.replace("{raised}", RAISED[raised]))
+    shutil.copy(memory.__file__, tmp_path)
     config = tmp_path / "worker.toml"
     config.write_text(CONFIG.replace("{isolation}", isolation))
     for name, secret in (("id", KEY_ID), ("secret", STORED)):
@@ -108,13 +130,16 @@ def test_no_secret_comes_out_anywhere(raised: str, isolation: str, tmp_path: Pat
     assert len(SECRETS) == 20
 
     shown = {}
-    with started_worker(config, env={"API_SECRET": FROM_ENVIRONMENT}) as worker:
+    environment = {"API_SECRET": FROM_ENVIRONMENT, **NOT_FOR_BODIES}
+    with started_worker(config, env=environment) as worker:
         address = worker.wait_event("http.listening")["address"]
         worker.wait_event("worker.state_changed", state="running")
         queue = LocalQueue(tmp_path / "var/queue.db", clock=SystemClock(), worker_id="test")
         for number in range(len(SECRETS)):
             queue.submit("leaky", {"params": {"texts": [*TEXTS.values()], "how": str(number)}})
-        worker.wait_event("attempt.finished", len(SECRETS))
+        worker.wait_event("attempt.finished", len(SECRETS), task="leaky")
+        queue.submit("quiet", {"params": {"path": str(tmp_path / "memory")}})
+        worker.wait_event("attempt.finished", task="quiet", outcome="completed")
         for path in ("/", "/status.json", "/metrics"):
             _, shown[path] = fetch(f"http://{address}{path}")
         worker.signal()
@@ -131,6 +156,12 @@ def test_no_secret_comes_out_anywhere(raised: str, isolation: str, tmp_path: Pat
     logged = [event for event in worker.events if event.get("logger") == "leaky"]
     assert bool(logged) is (isolation == "thread")
     assert all(event["task_id"] and event["poll"] for event in logged)
+    if isolation == "process":  # in threads, the memory is the worker's own
+        found = (tmp_path / "memory").read_bytes()
+        hidden = [*TEXTS, *NOT_FOR_BODIES.values()]
+        assert [secret for secret in hidden if secret.encode() in found] == []
+        assert FROM_ENVIRONMENT.encode() in found
+        assert b"canary" not in found.replace(FROM_ENVIRONMENT.encode(), b"")
     leaks = {(where, s) for where, text in shown.items() for s in SECRETS if s in text}
     assert leaks == set()
     for where in ("/", "/status.json", "log", "reasons", "task logs"):

@@ -38,9 +38,15 @@ from perago_worker.errors import TaskDefinitionError
 from perago_worker.task import TaskDefinition, load_module_tasks
 
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 """Source: linux/prctl.h."""
+
+NO_CORE = (1, 1)
+"""Less than a page, so that no file is written; and the one limit that the kernel respects when a
+program takes the cores, which are piped to it with any other limit, 0 included. What a body starts
+inherits it, while being not dumpable ends with exec. Source: fs/coredump.c of Linux, core(5)."""
 
 OOM_SCORE = "500"
 """Makes the kernel end the body, not the worker, when memory runs out."""
@@ -102,17 +108,20 @@ def end_everything() -> None:
 
 
 def confine(*, memory_limit: int) -> None:
-    """Die with the parent, gain no privileges, leave no core files, keep to the memory limit."""
+    """Die with the parent, gain no privileges, leave no core, keep to the memory limit."""
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     # Processes that a body leaves behind come to us instead of init, where we can find them.
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if memory_limit:
         resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
+    with suppress(ValueError):  # none may be left already, which is less than we ask for
+        resource.setrlimit(resource.RLIMIT_CORE, NO_CORE)
+    # Last: from here on only a privileged user writes to what /proc has of this process.
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def run_call(call: Call, definition: TaskDefinition, channel: Channel, inbox: Inbox) -> None:
