@@ -39,7 +39,7 @@ class Scale:
     small_files: int = 1000
     large_bytes: int = 256 * MIB
     rewritten_files: int = 200
-    backlog: int = 400
+    backlog: int = 800
     backlog_slots: tuple[int, ...] = (1, 10)
     pickups: int = 20
     idle_s: float = 10.0

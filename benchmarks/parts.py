@@ -1,8 +1,10 @@
-"""What the parts of an attempt that does nothing cost, each measured without the others.
+"""What the parts of an attempt that does nothing cost, at work on a real queue.
 
 `python -m benchmarks.parts URL TASK COUNT FOLDER`, with COUNT tasks waiting at the queue; prints
-processor milliseconds a task as JSON. One part is what an attempt costs with it less what it costs
-without: its requests, its lines and figures, its body's child process.
+processor milliseconds a task as JSON, for the worker and for a bare loop. One part is what tasks
+cost with it less what they cost without: an attempt around the requests, its lines and figures, its
+body's child process. The ways take turns, a few tasks each, so that all of them meet the same
+server and the same neighbours.
 """
 
 from __future__ import annotations
@@ -10,40 +12,45 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from itertools import count as numbers
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
+from benchmarks.bare_loop import BATCH, Loop
 from benchmarks.processes import cpu_seconds
 from benchmarks.tasks.contract import RUN_VARIABLE
 from perago_worker.adapters.conductor.client import ConductorSettings
 from perago_worker.adapters.conductor.queue import ConductorQueue
 from perago_worker.adapters.system import SystemClock
+from perago_worker.attempt.body.protocol import Call
+from perago_worker.attempt.body.runner import BodyRunner
+from perago_worker.attempt.context import Tools
 from perago_worker.attempt.directories import AttemptDirectories
+from perago_worker.attempt.stop import StopToken
 from perago_worker.bootstrap.attempts import tools_of
 from perago_worker.bootstrap.watching import Watching
 from perago_worker.config import Redactor, WorkerConfig, load_config
 from perago_worker.events import Fanout, Listener
-from perago_worker.models import Held, Lease, Observation, Outcome
-from perago_worker.ports import TaskQueue, WorkspaceStore
+from perago_worker.models import Lease, Outcome
+from perago_worker.ports import WorkspaceStore
 from perago_worker.runtime.heartbeats import Heartbeats
 from perago_worker.runtime.slots import SlotPool
 from perago_worker.task import TaskDefinition, load_module_tasks
 from perago_worker.telemetry.event_log import EventLog
 from perago_worker.telemetry.logs import configure_logging
 
-BATCH = 8
 WARM_UP = 2 * BATCH
-MORE = 5
+TURN = 5 * BATCH
+"""Tasks that each way works off before it is another's turn."""
+
 CONFIG = """
 [worker]
 modules = ["benchmarks.tasks.noop"]
 python_path = ["{root}"]
-isolation = "{isolation}"
 body_env = ["{run}"]
 attempts_per_child = 1000000
 [queue]
@@ -59,67 +66,109 @@ ROOT = Path(__file__).parents[1]
 CLOCK = SystemClock()
 
 
-class NoQueue:
-    """Takes every report at once, so that nothing but the attempt itself is left."""
+class Measured:
+    """Works tasks off in one way, and adds up what that costs."""
 
-    def observe(self, lease: Lease) -> Observation:  # noqa: ARG002 -- as the port has it
-        """Say that the lease is held."""
-        return Held()
+    def __init__(self, work: Callable[[int], None]) -> None:
+        """Prepare; `work` works off so many tasks."""
+        self.work = work
+        self._tasks = 0
+        self._seconds = 0.0
 
-    def complete(self, lease: Lease, outcome: Outcome, *, timeout_s: float | None = None) -> None:
-        """Take a report."""
+    def turn(self) -> None:
+        """Work off a few tasks."""
+        before = cpu_seconds([os.getpid()])
+        self.work(TURN)
+        self._seconds += cpu_seconds([os.getpid()]) - before
+        self._tasks += TURN
+
+    @property
+    def ms(self) -> float:
+        """Processor milliseconds a task, those of child processes included."""
+        return 1000 * self._seconds / self._tasks
 
 
-def main(url: str, task: str, count: int, folder: Path) -> dict[str, float]:
-    """Measure; return the milliseconds of each part."""
-    poll, report = _requests(url, task, count)
-    many = MORE * count  # they are quick, and processor time is told in hundredths of a second
-    bare = _attempts(folder, "thread", many, watched=False)
-    watched = _attempts(folder, "thread", many, watched=True)
-    in_child = _attempts(folder, "process", many, watched=True)
+def main(url: str, task: str, count: int, folder: Path) -> dict[str, dict[str, float]]:
+    """Measure; return contender -> part -> milliseconds."""
+    with (
+        closing(
+            ConductorQueue.open(ConductorSettings(url=url), clock=CLOCK, worker_id="parts")
+        ) as queue,
+        (folder / "log").open("w") as log,
+        ExitStack() as pools,
+    ):
+        configure_logging("json", "info", stream=log, redactor=Redactor(), levels={})
+
+        def attempts(*, watched: bool) -> Measured:
+            pool = pools.enter_context(_pool(queue, folder, watched=watched))
+            return Measured(partial(_through_pool, pool, queue, task))
+
+        body = pools.enter_context(closing(_tools(queue, folder, watched=False)[1].body))
+        ways = {
+            "bare": Measured(partial(_bare, Loop(url, task, 0.0))),
+            "requests": Measured(partial(_requests, queue, task)),
+            "child": Measured(partial(_requests, queue, task, body=body)),
+            "core": attempts(watched=False),
+            "telemetry": attempts(watched=True),
+        }
+        for way in ways.values():
+            way.work(WARM_UP)
+        for _ in range(count // (TURN * len(ways)) - 1):
+            for way in ways.values():
+                way.turn()
+    ms = {name: way.ms for name, way in ways.items()}
     return {
-        "poll": poll,
-        "report": report,
-        "core": bare,
-        "telemetry": watched - bare,
-        "child": in_child - watched,
-        "total": poll + report + in_child,
+        "limit": {"requests": ms["bare"], "total": ms["bare"]},
+        "worker": {
+            "requests": ms["requests"],
+            "child": ms["child"] - ms["requests"],
+            "core": ms["core"] - ms["child"],
+            "telemetry": ms["telemetry"] - ms["core"],
+            "total": ms["telemetry"],
+        },
     }
 
 
-def _requests(url: str, task: str, count: int) -> tuple[float, float]:
-    """Return what the requests of a task cost: its part of a poll for eight, and its report."""
-    settings = ConductorSettings(url=url)
+def _bare(loop: Loop, count: int) -> None:
+    """Poll and report with the bare client."""
+    while count:
+        for polled in loop.poll(min(BATCH, count)):
+            loop.work(polled)
+            count -= 1
+
+
+def _requests(
+    queue: ConductorQueue, task: str, count: int, *, body: BodyRunner | None = None
+) -> None:
+    """Poll and report with the worker's client, and have a body run in between."""
     outcome = Outcome(kind="completed", code="no_workspace", output={"result": {"files": 0}})
-    poll = report = 0.0
-    done = 0
-    with closing(ConductorQueue.open(settings, clock=CLOCK, worker_id="parts")) as queue:
-        while done < count:
-            began = time.process_time()
-            leases = queue.poll(task, count=BATCH, wait_s=1.0)
-            polled = time.process_time()
-            for lease in leases:
-                queue.complete(lease, outcome)
-            poll += polled - began
-            report += time.process_time() - polled
-            done += len(leases)
-    return 1000 * poll / done, 1000 * report / done
+    while count:
+        for lease in queue.poll(task, count=min(BATCH, count), wait_s=1.0):
+            if body is not None:
+                body.run(_call(lease), stop=StopToken(), on_output=lambda *_: None)
+            queue.complete(lease, outcome)
+            count -= 1
 
 
-def _attempts(folder: Path, isolation: str, count: int, *, watched: bool) -> float:
-    """Return what an attempt costs whose requests cost nothing."""
-    file = folder / "worker.toml"
-    file.write_text(CONFIG.format(root=ROOT, isolation=isolation, run=RUN_VARIABLE))
-    config = load_config(file, environ={})
-    (definition,) = load_module_tasks("benchmarks.tasks.noop")
-    with (folder / "log").open("w") as stream:
-        configure_logging("json", "info", stream=stream, redactor=Redactor(), levels={})
-        listeners = _listeners(config, definition) if watched else []
-        with _pool(config, definition, folder, listeners) as pool:
-            _work_off(pool, definition, WARM_UP)
-            before = cpu_seconds([os.getpid()])
-            _work_off(pool, definition, count)
-            return 1000 * (cpu_seconds([os.getpid()]) - before) / count
+def _call(lease: Lease) -> Call:
+    return Call(
+        workflow_id=lease.workflow_id,
+        task_id=lease.task_id,
+        retry_count=lease.retry_count,
+        params={},
+        workspace=None,
+        scratch=tempfile.gettempdir(),
+    )
+
+
+def _through_pool(pool: SlotPool, queue: ConductorQueue, task: str, count: int) -> None:
+    """Have attempts do it."""
+    while count:
+        for lease in queue.poll(task, count=min(BATCH, count), wait_s=1.0):
+            pool.take(lease, may_wait=True)
+            count -= 1
+        while not pool.wait_free(10):
+            pass
 
 
 def _listeners(config: WorkerConfig, definition: TaskDefinition) -> Sequence[Listener]:
@@ -128,35 +177,45 @@ def _listeners(config: WorkerConfig, definition: TaskDefinition) -> Sequence[Lis
     return [EventLog(), *watching.listeners]
 
 
+def _tools(
+    queue: ConductorQueue, folder: Path, *, watched: bool
+) -> tuple[TaskDefinition, Tools, AttemptDirectories]:
+    """Return what a worker's slot has, or the same without anybody who listens."""
+    file = folder / "worker.toml"
+    file.write_text(CONFIG.format(root=ROOT, run=RUN_VARIABLE))
+    config = load_config(file, environ={})
+    (definition,) = load_module_tasks("benchmarks.tasks.noop")
+    directories = AttemptDirectories(folder / "root", owner=f"watched-{watched}", warm=0)
+    tools = tools_of(
+        config,
+        definition,
+        queue=queue,
+        store=cast("WorkspaceStore", None),
+        clock=CLOCK,
+        listener=Fanout(_listeners(config, definition) if watched else []),
+        directories=directories,
+        redactor=Redactor(),
+        shut_down=threading.Event(),
+    )
+    return definition, tools, directories
+
+
 @contextmanager
-def _pool(
-    config: WorkerConfig, definition: TaskDefinition, folder: Path, listeners: Sequence[Listener]
-) -> Iterator[SlotPool]:
-    listener = Fanout(listeners)
+def _pool(queue: ConductorQueue, folder: Path, *, watched: bool) -> Iterator[SlotPool]:
+    """Yield a pool of one slot."""
+    definition, tools, directories = _tools(queue, folder, watched=watched)
     heartbeats = Heartbeats(clock=CLOCK)
-    with closing(AttemptDirectories(folder / "root", owner="parts", warm=0)) as directories:
+    pool = SlotPool(
+        definition, size=1, make_tools=lambda: tools, heartbeats=heartbeats, clock=CLOCK
+    )
+    services = (heartbeats, *pool.slots)
+    with closing(directories):
         directories.open()
-        pool = SlotPool(
-            definition,
-            size=1,
-            make_tools=lambda: tools_of(
-                config,
-                definition,
-                queue=cast("TaskQueue", NoQueue()),
-                store=cast("WorkspaceStore", None),
-                clock=CLOCK,
-                listener=listener,
-                directories=directories,
-                redactor=Redactor(),
-                shut_down=threading.Event(),
-            ),
-            heartbeats=heartbeats,
-            clock=CLOCK,
-        )
-        services = (heartbeats, *pool.slots)
         for service in services:
             service.start()
         try:
+            while not pool.wait_free(10):
+                pass
             yield pool
         finally:
             for service in services:
@@ -164,41 +223,6 @@ def _pool(
                 service.join(5)
 
 
-def _work_off(pool: SlotPool, definition: TaskDefinition, count: int) -> None:
-    for _ in range(count // BATCH):
-        while not pool.wait_free(10):
-            pass
-        for lease in _leases(definition):
-            pool.take(lease, may_wait=True)
-    while not pool.wait_free(10):
-        pass
-
-
-_numbers = numbers()
-
-
-def _leases(definition: TaskDefinition) -> list[Lease]:
-    return [Lease.model_validate(_delivery(definition.name, next(_numbers))) for _ in range(BATCH)]
-
-
-def _delivery(task_type: str, number: int) -> Mapping[str, Any]:
-    now_ms = round(CLOCK.time() * 1000)
-    return {
-        "task_type": task_type,
-        "workflow_id": f"workflow-{number}",
-        "task_id": f"task-{number}",
-        "reference_name": "it",
-        "retry_count": 0,
-        "poll_count": 1,
-        "worker_id": "parts",
-        "start_time_ms": now_ms,
-        "scheduled_time_ms": now_ms,
-        "response_timeout_s": 600,
-        "input": {"params": {}},
-        "granted_at": CLOCK.now(),
-    }
-
-
 if __name__ == "__main__":
-    url, name, number, place = sys.argv[1:]
-    sys.stdout.write(json.dumps(main(url, name, int(number), Path(place))))
+    measured = main(sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
+    sys.stdout.write(json.dumps(measured))
