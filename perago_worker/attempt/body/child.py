@@ -1,15 +1,15 @@
 """The child process: loads one task, then runs its body for every call that comes.
 
-Started by exec, with a scrubbed environment and no descriptor but its channel, in a session of its
-own. It holds no credentials. The main thread runs bodies, so that authors' signal handlers and
-libraries that insist on the main thread work; a second thread reads the channel.
+Started by exec, with a scrubbed environment and no descriptors but its channel and a socket for
+orders, in a session of its own. It holds no credentials. The main thread runs bodies, so that
+authors' signal handlers and libraries that insist on the main thread work; a second thread waits
+for an order to stop.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-import queue
 import resource
 import signal
 import socket
@@ -25,13 +25,11 @@ from perago_worker.attempt.body.call import call_body
 from perago_worker.attempt.body.process_tree import descendants, has_children, kill_all
 from perago_worker.attempt.body.protocol import (
     Call,
-    Cancel,
     Log,
     Progress,
     Raised,
     Ready,
     Returned,
-    ToChild,
 )
 from perago_worker.current import CurrentAttempt, bind_attempt
 from perago_worker.errors import TaskDefinitionError
@@ -74,30 +72,24 @@ class Channel:
         self.send(Log(text=text))
 
 
-class Inbox:
-    """Reads the channel: hands calls to the main thread, sets `cancelled` for cancellations."""
+class Orders:
+    """Waits for the one order there is: to let the body know that its result is not wanted.
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
+    It comes by a socket of its own, so that this thread sleeps while calls come and go. A child
+    that was given the order gets no other call.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
         self.cancelled = threading.Event()
 
     def start(self) -> None:
-        """Begin to read, in a thread that ends with the process."""
-        threading.Thread(target=self._read, name="inbox", daemon=True).start()
+        """Begin to wait, in a thread that ends with the process."""
+        threading.Thread(target=self._wait, name="orders", daemon=True).start()
 
-    def next_call(self) -> Call:
-        """Wait for a call."""
-        return self._calls.get()
-
-    def _read(self) -> None:
-        for line in self._stream:
-            message = ToChild.validate_json(line)
-            if isinstance(message, Cancel):
-                self.cancelled.set()
-            else:
-                self.cancelled = threading.Event()
-                self._calls.put(message)
+    def _wait(self) -> None:
+        while os.read(self._descriptor, 1):
+            self.cancelled.set()
         end_everything()
 
 
@@ -124,7 +116,7 @@ def confine(*, memory_limit: int) -> None:
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def run_call(call: Call, definition: TaskDefinition, channel: Channel, inbox: Inbox) -> None:
+def run_call(call: Call, definition: TaskDefinition, channel: Channel, orders: Orders) -> None:
     """Run the body once, in its scratch directory, and answer."""
     os.chdir(call.scratch)
     tempfile.tempdir = os.environ["TMPDIR"] = call.scratch
@@ -134,7 +126,7 @@ def run_call(call: Call, definition: TaskDefinition, channel: Channel, inbox: In
         task_type=definition.name,
         retry_count=call.retry_count,
         deadline=None if call.remaining_s is None else time.monotonic() + call.remaining_s,
-        cancelled=inbox.cancelled,
+        cancelled=orders.cancelled,
         reporter=channel,
     )
     workspace = None if call.workspace is None else Path(call.workspace)
@@ -168,9 +160,10 @@ def main(arguments: list[str]) -> None:
     """Serve calls until the parent closes the channel.
 
     Args:
-        arguments: Descriptor of the channel, module, task name, memory limit in bytes (0: none).
+        arguments: Descriptors of the channel and of the socket for orders, module, task name,
+            memory limit in bytes (0: none).
     """
-    descriptor, module, task_name, memory_limit = arguments
+    descriptor, orders_descriptor, module, task_name, memory_limit = arguments
     confine(memory_limit=int(memory_limit))
     channel_socket = socket.socket(fileno=int(descriptor))
     channel = Channel(channel_socket.makefile("wb"))
@@ -179,11 +172,12 @@ def main(arguments: list[str]) -> None:
     except TaskDefinitionError as error:
         channel.send(Raised(kind="broken", reason=str(error)))
         return
-    inbox = Inbox(channel_socket.makefile("rb"))
-    inbox.start()
+    orders = Orders(int(orders_descriptor))
+    orders.start()
     channel.send(Ready())
-    while True:
-        run_call(inbox.next_call(), definition, channel, inbox)
+    for line in channel_socket.makefile("rb"):
+        run_call(Call.model_validate_json(line), definition, channel, orders)
+    end_everything()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from perago_worker.attempt.body.process_tree import descendants, has_ended, kill
 from perago_worker.attempt.body.protocol import (
     MAX_MESSAGE_BYTES,
     Call,
-    Cancel,
     FromChild,
     Log,
     Progress,
@@ -49,6 +48,9 @@ READ_BYTES = 1 << 16
 MAX_OUTPUT_LINE_BYTES = 1 << 16
 START_TIMEOUT_S = 120.0
 """How long loading the author's module may take in the child."""
+
+CANCEL = b"c"
+"""The order to let the body see that its result is not wanted."""
 
 EXIT_GRACE_S = 1.0
 """How long a child that closed its channel may take to exit by itself."""
@@ -106,18 +108,21 @@ class ChildProcess:
     def __init__(self, spec: ChildSpec) -> None:
         self._spec = spec
         self._channel, theirs = socket.socketpair()
-        with theirs:
+        # Apart from the calls, so that whoever waits for an order sleeps while they come and go.
+        self._orders, orders = socket.socketpair()
+        with theirs, orders:
             self._process = subprocess.Popen(  # noqa: S603 -- our own interpreter and module
                 [
                     *(sys.executable, "-P", "-m", "perago_worker.attempt.body.child"),
-                    *(str(theirs.fileno()), spec.module, spec.task_name, str(spec.memory_limit)),
+                    *(str(theirs.fileno()), str(orders.fileno())),
+                    *(spec.module, spec.task_name, str(spec.memory_limit)),
                 ],
                 env=dict(spec.environment),
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), orders.fileno()),
                 start_new_session=True,
             )
         self._wake_lock = threading.Lock()
@@ -265,8 +270,7 @@ class ChildProcess:
         """Let the body see that its result is not wanted, and return if it does so soon."""
         give_up_at = time.monotonic() + self._spec.cancel_grace_s
         with suppress(OSError):
-            self._channel.settimeout(self._spec.cancel_grace_s)
-            self._channel.sendall(Cancel().line())
+            self._orders.send(CANCEL)
         while (left := give_up_at - time.monotonic()) > 0:
             for key, _ in self._selector.select(left):
                 if key.data == "channel":
@@ -335,6 +339,7 @@ class ChildProcess:
         self.end()
         self._selector.close()
         self._channel.close()
+        self._orders.close()
         for _, pipe in self._pipes():
             pipe.close()
         with self._wake_lock:

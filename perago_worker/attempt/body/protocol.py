@@ -42,12 +42,6 @@ class Call(_Message):
     remaining_s: float | None = None
 
 
-class Cancel(_Message):
-    """Set the body's `cancelled` event."""
-
-    type: Literal["cancel"] = "cancel"
-
-
 class Ready(_Message):
     """The child has loaded its task and waits for calls."""
 
@@ -96,7 +90,6 @@ class Raised(_Message):
     traceback: str = ""
 
 
-ToChild = TypeAdapter[Call | Cancel](Annotated[Call | Cancel, Field(discriminator="type")])
 FromChild = TypeAdapter[Ready | Progress | Log | Returned | Raised](
     Annotated[Ready | Progress | Log | Returned | Raised, Field(discriminator="type")]
 )
