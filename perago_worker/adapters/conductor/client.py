@@ -18,10 +18,10 @@ from urllib3 import (
     ProxyManager,
     Timeout,
 )
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util import make_headers, parse_url
 
 from perago_worker._version import __version__
+from perago_worker.adapters.http_heads import PlainConnection, SecureConnection
 from perago_worker.adapters.keys import FixedKeys, Keys, KeySource
 from perago_worker.adapters.tls import TlsFileError, TlsSettings, client_context
 from perago_worker.errors import ConfigError, ConfigProblem
@@ -212,7 +212,7 @@ def _authorization(user: str | None, password: str | None) -> Mapping[str, str]:
     return make_headers(basic_auth=f"{unquote(user or '')}:{unquote(password or '')}")
 
 
-class _Aging(HTTPConnection):
+class _Aging(PlainConnection):
     """A connection that counts as lost when it has not been used for a while."""
 
     _answered_at = 0.0
@@ -228,7 +228,7 @@ class _Aging(HTTPConnection):
         return response
 
 
-class _AgingSecure(_Aging, HTTPSConnection):
+class _AgingSecure(_Aging, SecureConnection):
     """The same with TLS."""
 
 

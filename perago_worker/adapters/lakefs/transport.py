@@ -20,6 +20,7 @@ from urllib3 import BaseHTTPResponse, PoolManager, Timeout
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from perago_worker._version import __version__
+from perago_worker.adapters.http_heads import POOLS
 from perago_worker.adapters.keys import Keys
 from perago_worker.adapters.lakefs.mapping import (
     Failure,
@@ -64,6 +65,7 @@ class Transport:
         client.user_agent = f"perago-worker/{__version__}"
         self.client = client
         self._pool = client.rest_client.pool_manager
+        self._pool.pool_classes_by_scheme = POOLS
         self._certificate = _speak_tls(self._pool, settings)
         if listener is not None:
             measure(self._pool, base_path=urlsplit(settings.base_url).path, listener=listener)

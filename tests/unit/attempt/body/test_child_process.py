@@ -403,7 +403,9 @@ class TestConfinement:
         }
         assert seen["environment"]["TMPDIR"] == seen["cwd"] == str(child.scratch)
 
-    def test_no_descriptors_are_inherited_but_channel_and_orders(self, start: Start, tmp_path: Path) -> None:
+    def test_no_descriptors_are_inherited_but_channel_and_orders(
+        self, start: Start, tmp_path: Path
+    ) -> None:
         with (tmp_path / "canary").open("w") as secret:
             os.set_inheritable(secret.fileno(), True)
             reply = start(child_spec("probe.plain")).run(do="environment")
