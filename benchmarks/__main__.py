@@ -16,7 +16,7 @@ from rich.console import Console
 
 from benchmarks import report
 from benchmarks.bench import QUICK, Bench, Scale
-from benchmarks.contenders import STARTS
+from benchmarks.contenders import NAMES
 from benchmarks.perago_venv import installed
 from benchmarks.platform import BenchmarkError
 from benchmarks.results import Results
@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--docs", action="store_true", help="renew docs/speed.md too; with --out")
     parser.add_argument("--width", type=int, default=150, help="of the tables")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder for perago's environment")
-    for name, known in (("--rows", MEASUREMENTS), ("--contenders", STARTS)):
+    for name, known in (("--rows", MEASUREMENTS), ("--contenders", NAMES)):
         parser.add_argument(
             name,
             type=_chosen(list(known)),

@@ -237,6 +237,10 @@ STARTS: Mapping[str, Start] = {
 TaskHandler of conductor-python, `limit` a bare client, `limit-one` one that takes one task with
 each poll, `limit-next` one that takes it with the answer to its last report."""
 
+NAMES = (*STARTS, "limit-verified")
+"""All that are compared: `limit-verified`, which is not started but runs here, is the bare client
+that computes the MD5 of what it reads."""
+
 
 @contextmanager
 def started(name: str, setting: Setting, plan: Plan) -> Iterator[Running]:

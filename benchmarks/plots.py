@@ -17,6 +17,7 @@ COLOURS = {
     "perago-threads": "#e5a58f",
     "plain": "#8a7f9e",
     "limit": "#9a9a9a",
+    "limit-verified": "#7d7d7d",
     "limit-one": "#b5b5b5",
     "limit-next": "#cfcfcf",
 }

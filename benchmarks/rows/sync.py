@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -43,6 +44,7 @@ LARGE = Row(
     MEMORY,
     (
         Goal(0, "at most 1.3 x the bare download", lambda m: 1.3 * m["limit"]),
+        Goal(0, "at most 1.3 x the same with its MD5", lambda m: 1.3 * m["limit-verified"]),
         Goal(1, "at most 64 MiB over idle", lambda _: 64.0),
     ),
 )
@@ -75,20 +77,34 @@ CALLS_AGAIN = Row(
 )
 
 TOUCH_ONE = {"file": "d000/f00000.bin", "size": 10 * KIB}
+WITH_CHECKSUMS = ("worker", "perago", "limit", "limit-verified")
 ADD_SMALL = {"file": "small.txt", "size": KIB}
 
 
 def small_files(bench: Bench) -> Iterator[Sample]:
     """Change one of many small files."""
     sizes = [10 * KIB] * bench.scale.small_files
-    yield from attempts(bench, (COLD, WARM), sizes, params=TOUCH_ONE, changed=[10 * KIB])
+    yield from attempts(
+        bench,
+        (COLD, WARM),
+        sizes,
+        params=TOUCH_ONE,
+        changed=[10 * KIB],
+        contenders=WITH_CHECKSUMS,
+    )
 
 
 def large_files(bench: Bench) -> Iterator[Sample]:
     """Add a small file beside large ones."""
     sizes = [bench.scale.large_bytes] * 4
     yield from attempts(
-        bench, (LARGE, LARGE_AGAIN), sizes, params=ADD_SMALL, changed=[KIB], memory=True
+        bench,
+        (LARGE, LARGE_AGAIN),
+        sizes,
+        params=ADD_SMALL,
+        changed=[KIB],
+        memory=True,
+        contenders=WITH_CHECKSUMS,
     )
 
 
@@ -122,16 +138,21 @@ def attempts(
     Args:
         rows: The row of a worker's first attempt, and that of later ones.
         changed: Sizes of what is uploaded, for the bare client.
-        memory: Watch the memory too.
+        memory: Watch the memory too, in turns of their own: to look at a process takes its time.
     """
     repository, commit = bench.repository(sizes)
     small, small_commit = bench.repository([KIB])
-    for number, name in enumerate(bench.turns(contenders, rounds)):
+    turns = [
+        (name, for_memory)
+        for name in bench.turns(contenders, rounds)
+        for for_memory in ((False, True) if memory and not name.startswith("limit") else (False,))
+    ]
+    for number, (name, for_memory) in enumerate(turns):
         bench.say(f"{rows[0].key}: {name}{'' if x is None else f' at {x:,.0f}'}")
         branch = f"turn-{number}"
         bench.lakefs.branch(repository, branch, commit)
-        if name == "limit":
-            yield from _bare(bench, rows, workspace(repository, branch, commit), changed, x=x)
+        if name.startswith("limit"):
+            yield from _bare(bench, name, rows, workspace(repository, branch, commit), changed, x=x)
             continue
         bench.lakefs.branch(small, branch, small_commit)
         with bench.start(name, [kind]) as running:
@@ -140,10 +161,13 @@ def attempts(
             ref = commit
             for row in [rows[0], *(list(rows[1:]) * bench.scale.repeats)]:
                 given = {"workspace": workspace(repository, branch, ref), "params": params or {}}
-                values, steps, ref = _attempt(bench, running, kind, given, memory=memory)
-                if memory:
-                    values |= {"idle": idle_mib, "peak": max(0.0, values["peak"] - idle_mib)}
-                yield Sample(row.key, name, values, steps, x)
+                if for_memory:
+                    peak_mib, ref = _peak_mib(bench, running, kind, given)
+                    values = {"idle": idle_mib, "peak": max(0.0, peak_mib - idle_mib)}
+                    yield Sample(row.key, name, values, x=x)
+                else:
+                    values, steps, ref = _attempt(bench, running, kind, given)
+                    yield Sample(row.key, name, values, steps, x)
 
 
 def _warm_up(bench: Bench, running: Running, kind: str, place: Mapping[str, str]) -> None:
@@ -153,18 +177,12 @@ def _warm_up(bench: Bench, running: Running, kind: str, place: Mapping[str, str]
 
 
 def _attempt(
-    bench: Bench, running: Running, kind: str, given: Mapping[str, Any], *, memory: bool
+    bench: Bench, running: Running, kind: str, given: Mapping[str, Any]
 ) -> tuple[dict[str, float], dict[str, float], str]:
     """Run one task; return what it took, its steps, and the commit it made."""
     before, cpu = running.steps(), cpu_seconds(running.pids)
-    values: dict[str, float] = {}
-    if memory:
-        with watched(running.pids, memory=True, interval_s=0.05) as watch:
-            ended = bench.conductor.run(task_name(kind, running.run), given)
-        values["peak"] = watch.peak_mib
-    else:
-        ended = bench.conductor.run(task_name(kind, running.run), given)
-    values |= {"seconds": ended.seconds, "cpu": cpu_seconds(running.pids) - cpu}
+    ended = bench.conductor.run(task_name(kind, running.run), given)
+    values = {"seconds": ended.seconds, "cpu": cpu_seconds(running.pids) - cpu}
     after = running.steps()
     steps = {
         step: seconds - before[step][0]
@@ -174,8 +192,18 @@ def _attempt(
     return values, steps, str(ended.output["workspace"]["ref"])
 
 
+def _peak_mib(
+    bench: Bench, running: Running, kind: str, given: Mapping[str, Any]
+) -> tuple[float, str]:
+    """Run one task; return the most memory it took, and the commit it made."""
+    with watched(running.pids, memory=True, interval_s=0.05) as watch:
+        ended = bench.conductor.run(task_name(kind, running.run), given)
+    return watch.peak_mib, str(ended.output["workspace"]["ref"])
+
+
 def _bare(
     bench: Bench,
+    name: str,
     rows: Sequence[Row],
     place: Mapping[str, str],
     changed: Sequence[int],
@@ -186,13 +214,18 @@ def _bare(
 
     Where first and later attempts are rows of their own, so are the two; else they add up.
     """
-    down = download_seconds(bench.lakefs, place["repository"], place["ref"], PREFIX)
+    used = time.process_time()
+    down = download_seconds(
+        bench.lakefs, place["repository"], place["ref"], PREFIX, verified=name == "limit-verified"
+    )
+    used = time.process_time() - used
     up = publish_seconds(bench.lakefs, place, PREFIX, changed)
     if rows[0] is rows[-1]:
-        yield Sample(rows[0].key, "limit", {"seconds": down + up}, x=x)
+        yield Sample(rows[0].key, name, {"seconds": down + up}, x=x)
         return
-    yield Sample(rows[0].key, "limit", {"seconds": down}, x=x)
-    yield Sample(rows[1].key, "limit", {"seconds": up}, x=x)
+    yield Sample(rows[0].key, name, {"seconds": down, "cpu": used}, x=x)
+    if name == "limit":
+        yield Sample(rows[1].key, name, {"seconds": up}, x=x)
 
 
 def calls(bench: Bench) -> Iterator[Sample]:

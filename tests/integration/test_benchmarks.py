@@ -42,7 +42,7 @@ def test_the_quick_benchmark_measures_everyone(servers: Addresses, tmp_path: Pat
         "calls": {"worker"},
         "calls-again": {"worker"},
         "backlog-10": {"worker", "plain", "limit"},
-        "parts": {"worker"},
+        "parts": {"worker", "limit"},
     }
     for row in rows.values():
         if row["row"] == "parts":

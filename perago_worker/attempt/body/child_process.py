@@ -127,6 +127,7 @@ class ChildProcess:
             )
         self._wake_lock = threading.Lock()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._awake = False
         self._messages = _LineBuffer(MAX_MESSAGE_BYTES)
         self._outputs = {"stdout": _LineBuffer(MAX_OUTPUT_LINE_BYTES)}
         self._outputs["stderr"] = _LineBuffer(MAX_OUTPUT_LINE_BYTES)
@@ -185,8 +186,7 @@ class ChildProcess:
     ) -> Reply | None:
         """Read what the child says until it is ready (None), has answered, or has ended."""
         deadline = None if allowed_s is None else time.monotonic() + allowed_s
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._wake_fd)  # an order to an earlier call, which came with its end
+        self._sleep_again()  # after an order to an earlier call, which came with its end
         with stop.notifying(self._wake):
             while stop.stop is None:
                 timeout = None if deadline is None else deadline - time.monotonic()
@@ -200,7 +200,7 @@ class ChildProcess:
                             self._read_outputs(on_output)
                             return reply
                     elif key.data == "wake":
-                        os.eventfd_read(self._wake_fd)
+                        self._sleep_again()
                     else:
                         self._read_output(key.data, on_output)
         self._cancel(on_output)
@@ -213,7 +213,15 @@ class ChildProcess:
         # number of its descriptor stands for another file.
         with self._wake_lock:
             if self._wake_fd >= 0:
+                self._awake = True
                 os.eventfd_write(self._wake_fd, 1)
+
+    def _sleep_again(self) -> None:
+        if not self._awake:
+            return
+        with self._wake_lock:
+            os.eventfd_read(self._wake_fd)
+            self._awake = False
 
     def _read_channel(self, on_output: OnOutput) -> tuple[bool, Reply | None]:
         try:
@@ -244,8 +252,10 @@ class ChildProcess:
 
         No more than a pipe holds: a thread that the body has left may write for ever.
         """
+        # One question for both, since there is hardly ever anything.
+        readable = {key.data for key, _ in self._selector.select(0)}
         for name, pipe in self._pipes():
-            left = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+            left = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) if name in readable else 0
             while left > 0 and (count := self._read_output(name, on_output)):
                 left -= count
             for line in self._outputs[name].rest():
@@ -277,7 +287,7 @@ class ChildProcess:
                     if self._read_channel(on_output)[0]:
                         return
                 elif key.data == "wake":
-                    os.eventfd_read(self._wake_fd)
+                    self._sleep_again()
                 else:
                     self._read_output(key.data, on_output)
 
