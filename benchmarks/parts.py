@@ -1,10 +1,10 @@
 """What the parts of an attempt that does nothing cost, at work on a real queue.
 
-`python -m benchmarks.parts URL TASK COUNT FOLDER`, with COUNT tasks waiting at the queue; prints
-processor milliseconds a task as JSON, for the worker and for a bare loop. One part is what tasks
-cost with it less what they cost without: an attempt around the requests, its lines and figures, its
-body's child process. The ways take turns, a few tasks each, so that all of them meet the same
-server and the same neighbours.
+`python -m benchmarks.parts URL TASK COUNT FOLDER`, with COUNT tasks, 85 or more, waiting at the
+queue; prints processor milliseconds a task as JSON, for the worker and for a bare loop. One part is
+what tasks cost with it less what they cost without: an attempt around the requests, its lines and
+figures, its body's child process. The ways take turns, a few tasks each, so that all of them meet
+the same server and the same neighbours.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from perago_worker.telemetry.logs import configure_logging
 
 WARM_UP = 2 * BATCH
 TURN = 5 * BATCH
-"""Tasks that each way works off before it is another's turn."""
+"""Tasks that each way works off before it is another's turn, or its share where that is less."""
 
 CONFIG = """
 [worker]
@@ -75,12 +75,12 @@ class Measured:
         self._tasks = 0
         self._seconds = 0.0
 
-    def turn(self) -> None:
-        """Work off a few tasks."""
+    def turn(self, count: int) -> None:
+        """Work off so many tasks."""
         before = cpu_seconds([os.getpid()])
-        self.work(TURN)
+        self.work(count)
         self._seconds += cpu_seconds([os.getpid()]) - before
-        self._tasks += TURN
+        self._tasks += count
 
     @property
     def ms(self) -> float:
@@ -113,9 +113,11 @@ def main(url: str, task: str, count: int, folder: Path) -> dict[str, dict[str, f
         }
         for way in ways.values():
             way.work(WARM_UP)
-        for _ in range(count // (TURN * len(ways)) - 1):
+        share = count // len(ways) - WARM_UP
+        turn = min(TURN, share)
+        for _ in range(share // turn):
             for way in ways.values():
-                way.turn()
+                way.turn(turn)
     ms = {name: way.ms for name, way in ways.items()}
     return {
         "limit": {"requests": ms["bare"], "total": ms["bare"]},

@@ -429,6 +429,7 @@ def values(registry: CollectorRegistry) -> dict[tuple[str, tuple[tuple[str, str]
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for metric in registry.collect()
         for sample in metric.samples
+        if not sample.name.endswith("_created")  # there until a process has its first `Metrics`
     }
 
 
