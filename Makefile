@@ -3,6 +3,8 @@
 .DEFAULT_GOAL := help
 .SUFFIXES:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
+# Tests start workers by the hundred: each would compile everything again.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
@@ -22,11 +24,11 @@ run: .venv/runtime.stamp ## Run the example on the embedded queue and store
 	@$(WORKER) --until-idle
 	@$(WORKER) tasks
 
-# Three processes for two cores: many tests wait for the processes that they start. They fetch one
+# Four processes for two cores: many tests wait for the processes that they start. They fetch one
 # test at a time, long ones first, so that all end together.
 .PHONY: test
 test: .venv/dev.stamp ## Run the everyday tests, without servers
-	@.venv/bin/python -m pytest -q -n 3 --maxschedchunk 1 -m "not servers" tests/unit tests/contract tests/e2e
+	@.venv/bin/python -m pytest -q -n 4 --maxschedchunk 1 -m "not servers" tests/unit tests/contract tests/e2e
 
 .PHONY: deploy-test
 deploy-test: .venv/dev.stamp ## Test what is in deploy/, and the status page in browsers (needs promtool, chromium, w3m)

@@ -376,6 +376,7 @@ class TestStrays:
 
         reply = obedient.run(code=code)
 
+        obedient.process.end()  # it ignores the signal for good, and is no use to the next test
         assert isinstance(reply, Returned)
         assert not any(map(is_running, reply.result["value"]))
 
