@@ -208,9 +208,14 @@ def _pool(queue: ConductorQueue, folder: Path, *, watched: bool) -> Iterator[Slo
     definition, tools, directories = _tools(queue, folder, watched=watched)
     heartbeats = Heartbeats(clock=CLOCK)
     pool = SlotPool(
-        definition, size=1, make_tools=lambda: tools, heartbeats=heartbeats, clock=CLOCK
+        definition,
+        size=1,
+        make_tools=lambda: tools,
+        heartbeats=heartbeats,
+        clock=CLOCK,
+        take_ahead_s=0.1,
     )
-    services = (heartbeats, *pool.slots)
+    services = (heartbeats, *pool.helpers, *pool.slots)
     with closing(directories):
         directories.open()
         for service in services:
@@ -220,7 +225,7 @@ def _pool(queue: ConductorQueue, folder: Path, *, watched: bool) -> Iterator[Slo
                 pass
             yield pool
         finally:
-            for service in services:
+            for service in reversed(services):
                 service.stop()
                 service.join(5)
 

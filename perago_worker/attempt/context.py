@@ -82,7 +82,6 @@ class Attempt:
     """The value that the steps of an attempt work on, each filling in what it found.
 
     Attributes:
-        on_ending: Called when nothing but the report is left to do.
         leaving: Undone at the end of the attempt, last first, however it ends.
         params: The task's `params` as they came, validated.
         params_digest: SHA-256 of their canonical JSON, hex.
@@ -109,7 +108,6 @@ class Attempt:
     stop: StopToken
     tools: Tools
     log: TaskLog
-    on_ending: Callable[[], None] = lambda: None
     leaving: ExitStack = field(default_factory=ExitStack)
     params: dict[str, Any] = field(init=False)
     params_digest: str = field(init=False)
@@ -130,14 +128,7 @@ class Attempt:
     done: bool = False
 
     @classmethod
-    def begin(
-        cls,
-        definition: TaskDefinition,
-        lease: Lease,
-        tools: Tools,
-        *,
-        on_ending: Callable[[], None] = lambda: None,
-    ) -> Self:
+    def begin(cls, definition: TaskDefinition, lease: Lease, tools: Tools) -> Self:
         """Return an attempt for a fresh lease, ready to be carried out."""
         stop = StopToken()
         keeper = LeaseKeeper(
@@ -156,7 +147,7 @@ class Attempt:
             redact=tools.redact,
             lease=lease,
         )
-        return cls(definition, keeper=keeper, stop=stop, tools=tools, log=log, on_ending=on_ending)
+        return cls(definition, keeper=keeper, stop=stop, tools=tools, log=log)
 
     @property
     def lease(self) -> Lease:

@@ -1,10 +1,14 @@
-"""`run_attempt`: the steps in their order, and the one report at the end."""
+"""`run_attempt`: the steps in their order, and the one report at the end.
+
+The report is apart, in `conclude`, for those who have more to do before they send it.
+"""
 
 from __future__ import annotations
 
 import errno
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from perago_worker.attempt.codes import Code
@@ -73,26 +77,54 @@ def steps_of(definition: TaskDefinition) -> tuple[Step, ...]:
     return READ_ONLY if definition.read_only else WRITING
 
 
+@dataclass(frozen=True, eq=False)
+class Ended:
+    """An attempt that has ended but for its report.
+
+    Attributes:
+        outcome: What is to be reported.
+        error: What the log should know of a failure beside it.
+        started_at: Clock reading when the attempt began.
+    """
+
+    attempt: Attempt
+    outcome: Outcome
+    error: str
+    started_at: float
+
+
 def run_attempt(attempt: Attempt) -> Outcome:
     """Carry out one attempt, report it, and leave nothing behind.
 
     Returns what was reported, or what would have been, had the attempt still owned its task.
     """
-    clock = attempt.tools.clock
-    started_at = clock.now()
-    attempt.tools.listener.on_event(AttemptStarted(attempt.lease))
-    error = ""
+    return conclude(carry_out(attempt))
+
+
+def carry_out(attempt: Attempt) -> Ended:
+    """Go through the steps of an attempt; `conclude` is still to follow."""
+    started_at = attempt.tools.clock.now()
+    with ExitStack() as abandoned:
+        abandoned.push(attempt.leaving)
+        attempt.tools.listener.on_event(AttemptStarted(attempt.lease))
+        outcome, error = _through_steps(attempt)
+        abandoned.pop_all()
+    return Ended(attempt, outcome, error, started_at)
+
+
+def conclude(ended: Ended) -> Outcome:
+    """Report how an attempt has ended, and leave nothing behind; return what was reported."""
+    attempt = ended.attempt
     with attempt.leaving:
-        outcome, error = _carry_out(attempt)
-        attempt.on_ending()
-        outcome, reported = _timed_report(attempt, outcome)
+        outcome, reported = _timed_report(attempt, ended.outcome)
+    seconds = attempt.tools.clock.now() - ended.started_at
     attempt.tools.listener.on_event(
-        AttemptFinished(attempt.lease, outcome, clock.now() - started_at, reported, error)
+        AttemptFinished(attempt.lease, outcome, seconds, reported, ended.error)
     )
     return outcome
 
 
-def _carry_out(attempt: Attempt) -> tuple[Outcome, str]:
+def _through_steps(attempt: Attempt) -> tuple[Outcome, str]:
     """Go through the steps; return how the attempt ended, and what the log should know of it."""
     for step in steps_of(attempt.definition):
         try:

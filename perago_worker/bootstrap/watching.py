@@ -23,6 +23,7 @@ from perago_worker.config import WorkerConfig
 from perago_worker.events import Fanout, Listener
 from perago_worker.models import Lease
 from perago_worker.ports import Clock
+from perago_worker.runtime.slots import SlotPool
 from perago_worker.runtime.supervisor import Supervisor
 from perago_worker.task import TaskDefinition
 from perago_worker.telemetry.board import Board
@@ -105,12 +106,12 @@ class Watching:
     def look_at(self, supervisor: Supervisor, workspaces: Path, cache: ContentCache) -> None:
         """Have metrics that are read off the worker when somebody asks."""
         self.cache.watch(lambda: cache.held_bytes)
+        pools = {poller.task_type: poller.pool for poller in supervisor.pollers}
         self.metrics.watch(
             disk_free_bytes=lambda: _free_bytes(workspaces),
             loop_lag_s=supervisor.lag_s,
-            lease_remaining_s={
-                poller.task_type: poller.pool.shortest_lease_s for poller in supervisor.pollers
-            },
+            lease_remaining_s={task: pool.shortest_lease_s for task, pool in pools.items()},
+            slots_busy={task: _busy(pool) for task, pool in pools.items()},
         )
 
 
@@ -176,6 +177,10 @@ def _lease_left_s(supervisor: Supervisor, task_id: str) -> float | None:
         if attempt is not None:
             return attempt.keeper.remaining_s
     return None
+
+
+def _busy(pool: SlotPool) -> Callable[[], float]:
+    return lambda: pool.busy
 
 
 def _last_line(failure: str | None) -> str:

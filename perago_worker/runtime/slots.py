@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Literal
 
 from perago_worker.attempt.context import Attempt, Tools
-from perago_worker.attempt.pipeline import run_attempt
+from perago_worker.attempt.pipeline import carry_out
 from perago_worker.attempt.stop import StopCause
 from perago_worker.models import Lease
 from perago_worker.ports import Clock
 from perago_worker.runtime.heartbeats import Heartbeats
+from perago_worker.runtime.reports import LateReports, Unreported
 from perago_worker.runtime.service import ThreadService
 from perago_worker.runtime.waiting import Waiting, can_wait
 from perago_worker.task import TaskDefinition
@@ -30,31 +31,24 @@ class Slot(ThreadService):
         *,
         tools: Tools,
         heartbeats: Heartbeats,
-        on_free: Callable[[], None],
-        follow: Callable[[Slot, float], None],
+        pool: SlotPool,
     ) -> None:
-        """Prepare.
-
-        Args:
-            on_free: Called when the slot is free or soon will be.
-            follow: Called with the slot and the seconds of an attempt that has ended; calls `take`
-                with what comes next, or `clear`.
-        """
+        """Prepare; the slot asks its pool what comes next."""
         super().__init__(name, clock=tools.clock)
         self._definition = definition
         self._tools = tools
         self._heartbeats = heartbeats
-        self._on_free = on_free
-        self._follow = follow
+        self._pool = pool
         self._work = threading.Event()
         self._attempt: Attempt | None = None
         self._serving = False
         self._ending = False
+        self.unreported = Unreported(tools.clock)
 
     @property
     def busy(self) -> bool:
-        """Whether an attempt is being carried out or about to be."""
-        return self._attempt is not None
+        """Whether an attempt is being carried out, about to be, or still to be reported."""
+        return self._attempt is not None or bool(self.unreported)
 
     @property
     def free(self) -> bool:
@@ -66,8 +60,15 @@ class Slot(ThreadService):
         """The attempt in progress or about to be."""
         return self._attempt
 
+    @property
+    def attempts(self) -> list[Attempt]:
+        """That attempt and those that are still to be reported."""
+        # In this order, so that one that ends in between is not missed.
+        running = self._attempt
+        return [*([running] if running is not None else []), *self.unreported.attempts]
+
     def claim_ending(self) -> bool:
-        """Return True, once for each attempt, when only its report is left to do.
+        """Return True, once for each time, when only reports are left to do.
 
         Not of attempts with a workspace: removing that may take long after the report.
         """
@@ -80,10 +81,10 @@ class Slot(ThreadService):
         return self._ending
 
     def take(self, lease: Lease) -> None:
-        """Begin with an attempt; the slot must be free."""
+        """Begin with an attempt; the slot must be free, or have the one before behind it."""
         # Made here and not in the slot's thread, so that the attempt can be found and stopped from
         # the moment its lease is known.
-        self._attempt = Attempt.begin(self._definition, lease, self._tools, on_ending=self._ends)
+        self._attempt = Attempt.begin(self._definition, lease, self._tools)
         self._work.set()
 
     def clear(self) -> None:
@@ -101,12 +102,12 @@ class Slot(ThreadService):
         try:
             body.warm_up()
             self._serving = True
-            self._on_free()
+            self._pool.tell_poller()
             while not self.stopping.is_set() or self._attempt is not None:
                 self._work.wait()
                 self._work.clear()
                 if self._attempt is not None:
-                    self._carry_out(self._attempt)
+                    self._work_off(self._attempt)
         finally:
             self._serving = False
             body.close()
@@ -115,13 +116,18 @@ class Slot(ThreadService):
         """Return 0: a slot may be silent for as long as its body takes."""
         return 0.0
 
-    def _carry_out(self, attempt: Attempt) -> None:
-        started_at = self._tools.clock.now()
+    def _work_off(self, attempt: Attempt | None) -> None:
+        """Carry out an attempt, and those that may begin before it is reported; then report."""
+        started_at, count = self._tools.clock.now(), 0
         try:
-            with self._heartbeats.watching(attempt.keeper):
-                run_attempt(attempt)
-            self._ending = False
-            self._follow(self, self._tools.clock.now() - started_at)
+            while attempt is not None:
+                attempt.leaving.enter_context(self._heartbeats.watching(attempt.keeper))
+                self.unreported.add(carry_out(attempt))
+                count += 1
+                attempt = self._pool.follow(self)
+            self._report()
+            self._pool.learn((self._tools.clock.now() - started_at) / count)
+            self._pool.release(self)
         except BaseException:
             self._serving = False  # before the slot is free: nobody would be at work in it
             self._ending = False
@@ -129,12 +135,14 @@ class Slot(ThreadService):
             raise
         finally:
             if self._attempt is None:
-                self._on_free()
+                self._pool.tell_poller()
 
-    def _ends(self) -> None:
+    def _report(self) -> None:
         if not self._definition.has_workspace:
             self._ending = True
-            self._on_free()
+            self._pool.tell_poller()
+        self.unreported.report_all()
+        self._ending = False
 
 
 class SlotPool:
@@ -154,7 +162,8 @@ class SlotPool:
 
         Args:
             make_tools: Called once for each slot: every slot has a body of its own.
-            take_ahead_s: How much work may wait for each slot, in seconds.
+            take_ahead_s: How much work may wait for each slot, in seconds. Reports are held back
+                while it does; with 0 none are.
         """
         self._freed = threading.Event()
         self._woken = False
@@ -169,11 +178,19 @@ class SlotPool:
                 definition,
                 tools=make_tools(),
                 heartbeats=heartbeats,
-                on_free=self._tell_poller,
-                follow=self._follow,
+                pool=self,
             )
             for number in range(size)
         ]
+        self._late_reports = LateReports(
+            f"late reports {definition.name}", [slot.unreported for slot in self.slots], clock=clock
+        )
+        self._holds_reports = work_s > 0
+
+    @property
+    def helpers(self) -> list[ThreadService]:
+        """Services beside the slots; to be stopped after them."""
+        return [self._late_reports] if self._holds_reports else []
 
     @property
     def free(self) -> int:
@@ -182,7 +199,7 @@ class SlotPool:
 
     @property
     def busy(self) -> int:
-        """Number of slots with an attempt."""
+        """Number of slots with attempts."""
         return sum(slot.busy for slot in self.slots)
 
     @property
@@ -192,8 +209,8 @@ class SlotPool:
 
     def shortest_lease_s(self) -> float:
         """Return the shortest time that a lease in use may be relied on; infinite when none is."""
-        attempts = [slot.attempt for slot in self.slots]
-        return min((a.keeper.remaining_s for a in attempts if a is not None), default=float("inf"))
+        attempts = [attempt for slot in self.slots for attempt in slot.attempts]
+        return min((a.keeper.remaining_s for a in attempts), default=float("inf"))
 
     @property
     def room(self) -> int:
@@ -217,7 +234,8 @@ class SlotPool:
     def _any_ending(self) -> bool:
         return not self._waiting and any(slot.ending for slot in self.slots)
 
-    def _tell_poller(self) -> None:
+    def tell_poller(self) -> None:
+        """Let the poller know that a slot is free or soon will be."""
         if not self._waiting:
             self._freed.set()
 
@@ -244,11 +262,11 @@ class SlotPool:
         self._freed.set()
 
     def running(self, task_id: str) -> Attempt | None:
-        """Return the attempt at this task that is in progress here."""
+        """Return the attempt at this task that is in progress here, or still to be reported."""
         for slot in self.slots:
-            attempt = slot.attempt
-            if attempt is not None and attempt.lease.task_id == task_id:
-                return attempt
+            for attempt in slot.attempts:
+                if attempt.lease.task_id == task_id:
+                    return attempt
         return None
 
     def take(self, lease: Lease, *, may_wait: bool = False) -> Attempt | Taken:
@@ -287,14 +305,27 @@ class SlotPool:
         with self._lock:
             self._waiting.learn(seconds)
 
-    def _follow(self, slot: Slot, seconds: float) -> None:
-        self.learn(seconds)
+    def follow(self, slot: Slot) -> Attempt | None:
+        """Have a slot take what waits before it has reported, if it may; return what it took."""
+        if not self._holds_reports or slot.unreported.full:
+            return None
         with self._lock:
-            lease = None if slot.stopping.is_set() else self._waiting.next()
-            if lease is None:
+            if not self._take_next(slot):
+                return None
+        self._late_reports.expect()
+        return slot.attempt
+
+    def release(self, slot: Slot) -> None:
+        """Have a slot that has reported take what waits, or be free."""
+        with self._lock:
+            if not self._take_next(slot):
                 slot.clear()
-            else:
-                slot.take(lease)
+
+    def _take_next(self, slot: Slot) -> bool:
+        lease = None if slot.stopping.is_set() else self._waiting.next()
+        if lease is not None:
+            slot.take(lease)
+        return lease is not None
 
     def stop_attempts(self, cause: StopCause, detail: str) -> list[Lease]:
         """Tell every attempt in progress to stop; return their leases."""

@@ -14,9 +14,9 @@ from perago_worker.ports import Clock, TaskQueue
 from perago_worker.runtime.heartbeats import Heartbeats
 from perago_worker.runtime.idleness import Idleness
 from perago_worker.runtime.poller import Poller
-from perago_worker.runtime.service import Service
+from perago_worker.runtime.service import Service, ThreadService
 from perago_worker.runtime.shutdown import Shutdown
-from perago_worker.runtime.slots import SlotPool
+from perago_worker.runtime.slots import Slot, SlotPool
 from perago_worker.runtime.watchdog import STALL_S, Watchdog
 
 State = Literal["starting", "running", "draining", "stopped"]
@@ -107,8 +107,15 @@ class Supervisor:
     @property
     def services(self) -> list[Service]:
         """All long-lived parts."""
-        slots = [slot for pool in self._pools for slot in pool.slots]
-        return [self._heartbeats, *self._janitor, *slots, *self.pollers]
+        return [self._heartbeats, *self._janitor, *self._helpers, *self._slots, *self.pollers]
+
+    @property
+    def _slots(self) -> list[Slot]:
+        return [slot for pool in self._pools for slot in pool.slots]
+
+    @property
+    def _helpers(self) -> list[ThreadService]:
+        return [helper for pool in self._pools for helper in pool.helpers]
 
     def run(self) -> int:
         """Work until asked to end; return the exit code. Called in the main thread."""
@@ -199,13 +206,11 @@ class Supervisor:
     def _stop(self) -> None:
         """Stop everything, telemetry last."""
         give_up_at = self._clock.now() + REPORT_END_S
-        for pool in self._pools:
-            for slot in pool.slots:
-                slot.stop()
-        for pool in self._pools:
-            for slot in pool.slots:
-                slot.join(max(0.0, give_up_at - self._clock.now()))
-        for service in (*self._janitor, self._heartbeats):
+        for slot in self._slots:
+            slot.stop()
+        for slot in self._slots:
+            slot.join(max(0.0, give_up_at - self._clock.now()))
+        for service in (*self._helpers, *self._janitor, self._heartbeats):
             service.stop()
             service.join(LOOK_INTERVAL_S)
         self._directories.close()

@@ -227,7 +227,8 @@ class Board:
         return {
             "name": name,
             "slots": task.slots,
-            "busy": sum(each.lease.task_type == name for each in running),
+            # A slot may be at its next attempt before it reports the last.
+            "busy": min(task.slots, sum(each.lease.task_type == name for each in running)),
             "waiting": task.waiting,
             "polled_ago_s": _ago(task.polled_at, now),
             "error": _short(task.error),

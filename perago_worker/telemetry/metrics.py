@@ -25,7 +25,6 @@ from perago_worker._version import __version__
 from perago_worker.attempt.codes import Code
 from perago_worker.events import (
     AttemptFinished,
-    AttemptStarted,
     ChildStarted,
     Event,
     GivenBack,
@@ -149,8 +148,6 @@ class Metrics:
         match event:
             case PollFinished():
                 self._poll_finished(event)
-            case AttemptStarted(lease):
-                self._slots_busy.labels(lease.task_type).inc()
             case StepStarted(lease, step):
                 self._in_progress.labels(lease.task_type, self._known(step)).inc()
             case StepFinished(lease, step, seconds):
@@ -161,7 +158,6 @@ class Metrics:
                     )
             case AttemptFinished(lease, outcome):
                 code = str(outcome.code) if outcome.code in self._codes else OTHER
-                self._slots_busy.labels(lease.task_type).dec()
                 self._attempts.labels(lease.task_type, outcome.kind, code).inc()
             case Transferred():
                 self._transferred(event)
@@ -216,6 +212,7 @@ class Metrics:
         disk_free_bytes: Callable[[], float],
         loop_lag_s: Callable[[], float],
         lease_remaining_s: Mapping[str, Callable[[], float]],
+        slots_busy: Mapping[str, Callable[[], float]],
     ) -> None:
         """Show what is looked up at the moment somebody asks for it.
 
@@ -223,11 +220,15 @@ class Metrics:
             disk_free_bytes: Left where workspaces are kept.
             loop_lag_s: How late the worker's main loop is.
             lease_remaining_s: For each task type, the shortest time a lease may be relied on.
+            slots_busy: For each task type, how many slots are at work. Not counted from attempts:
+                a slot may be at its next one before it reports the last.
         """
         self._disk_free.set_function(disk_free_bytes)
         self._lag.set_function(loop_lag_s)
         for task, shortest in lease_remaining_s.items():
             self._lease_remaining.labels(task).set_function(shortest)
+        for task, busy in slots_busy.items():
+            self._slots_busy.labels(task).set_function(busy)
 
     def _transferred(self, event: Transferred) -> None:
         labels = (event.lease.task_type, event.direction)
@@ -285,7 +286,7 @@ class Metrics:
             "lease_remaining_seconds", "Shortest time that a running attempt's lease has.", "task"
         )
         self._slots = self._gauge("slots", "Attempts that may run at once.", "task")
-        self._slots_busy = self._gauge("slots_busy", "Attempts that run.", "task")
+        self._slots_busy = self._gauge("slots_busy", "Slots that are at work.", "task")
         self._attempts = self._counter(
             "attempts", "Finished attempts.", "task", "outcome", "reason"
         )

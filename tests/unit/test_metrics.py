@@ -212,14 +212,9 @@ def test_polls_are_counted_and_the_last_good_one_is_dated(observed: Observed) ->
         assert observed.value("polls_total", task="a", outcome=outcome) == 1
 
 
-def test_slots_are_busy_from_start_to_finish(observed: Observed) -> None:
-    observed.see(AttemptStarted(lease()), AttemptStarted(lease()), AttemptStarted(lease("b")))
-    assert observed.value("slots_busy", task="a") == 2
-    assert observed.value("slots_busy", task="b") == 1
-
+def test_finished_attempts_are_counted_by_how_they_ended(observed: Observed) -> None:
     observed.see(AttemptFinished(lease(), Outcome(kind="completed", code="published"), 1.0, True))
 
-    assert observed.value("slots_busy", task="a") == 1
     assert observed.value("attempts_total", task="a", outcome="completed", reason="published") == 1
 
 
@@ -370,13 +365,18 @@ def test_stages_are_orphans_until_they_are_swept(observed: Observed) -> None:
 
 def test_some_are_read_when_somebody_asks(observed: Observed) -> None:
     observed.metrics.watch(
-        disk_free_bytes=lambda: 5e9, loop_lag_s=lambda: 0.5, lease_remaining_s={"a": lambda: 42.0}
+        disk_free_bytes=lambda: 5e9,
+        loop_lag_s=lambda: 0.5,
+        lease_remaining_s={"a": lambda: 42.0},
+        slots_busy={"a": lambda: 2},
     )
 
     assert observed.value("workspace_disk_free_bytes") == 5e9
     assert observed.value("event_loop_lag_seconds") == 0.5
     assert observed.value("lease_remaining_seconds", task="a") == 42
     assert observed.value("lease_remaining_seconds", task="b") == inf
+    assert observed.value("slots_busy", task="a") == 2
+    assert observed.value("slots_busy", task="b") == 0
 
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -121,8 +121,8 @@ class Works:
 
     def start_slots(self) -> None:
         """Start the slots and wait until they can take work."""
-        for slot in self.pool.slots:
-            slot.start()
+        for service in (*self.pool.helpers, *self.pool.slots):
+            service.start()
         eventually(lambda: self.pool.free == len(self.pool.slots))
 
     def start(self) -> None:
@@ -133,9 +133,12 @@ class Works:
 
     def stop(self) -> None:
         """Stop everything, and check that it ends."""
-        for service in (self.poller, *self.pool.slots, self.heartbeats):
+        for service in (self.poller, *self.pool.slots):
             service.stop()
-        for service in (self.poller, *self.pool.slots, self.heartbeats):
+        for service in (self.poller, *self.pool.slots):
+            assert service.join(PATIENCE_S), service.name
+        for service in (*self.pool.helpers, self.heartbeats):
+            service.stop()
             assert service.join(PATIENCE_S), service.name
 
     def statuses(self) -> list[str]:

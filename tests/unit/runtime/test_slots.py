@@ -14,7 +14,7 @@ from perago_worker.attempt.stop import StopCause, StopToken
 from perago_worker.events import AttemptFinished, AttemptStarted, Event, HeartbeatSent
 from perago_worker.models import Lease
 from perago_worker.runtime.heartbeats import Heartbeats
-from perago_worker.runtime.slots import Slot
+from perago_worker.runtime.slots import Slot, SlotPool
 from tests.support import PATIENCE_S, Recorder, Rig, eventually, rig
 from tests.unit.runtime.held import HELD, Gate, Works, works
 
@@ -206,24 +206,29 @@ class TestFailure:
     def test_a_slot_whose_thread_fails_is_not_free_for_a_moment_either(
         self, tmp_path: Path
     ) -> None:
-        free: list[bool] = []
+        free: list[int] = []
+
+        class Told(SlotPool):
+            def tell_poller(self) -> None:
+                free.append(self.free)
+
         with rig(tmp_path, recorder=FailingOnce()) as here:
-            slot = Slot(
-                "slot",
+            pool = Told(
                 HELD,
-                tools=here.tools(ThreadBody(HELD)),
+                size=1,
+                make_tools=lambda: here.tools(ThreadBody(HELD)),
                 heartbeats=Heartbeats(clock=here.clock),
-                on_free=lambda: free.append(slot.free),
-                follow=lambda ended, _: ended.clear(),
+                clock=here.clock,
             )
+            (slot,) = pool.slots
             slot.start()
             eventually(lambda: slot.free)
             here.submit(HELD, params={})
 
-            slot.take(here.poll(HELD))
+            pool.take(here.poll(HELD))
 
             assert slot.join(PATIENCE_S)
-        assert free == [True, False]
+        assert free == [1, 0]
 
     def test_a_slot_that_cannot_warm_up_fails_and_may_be_started_again(self, here: Rig) -> None:
         with works(here, make_body=lambda: Breaking(HELD)) as made:

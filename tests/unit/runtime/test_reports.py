@@ -1,0 +1,152 @@
+"""Reports that are held back: for how many attempts, for how long, and none forgotten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from perago_worker.attempt.pipeline import carry_out
+from perago_worker.events import AttemptFinished, AttemptStarted, Event, HeartbeatSent, StepStarted
+from perago_worker.runtime import reports
+from perago_worker.runtime.reports import HOLD_S, MAX_HELD, Unreported
+from tests.clocks import ManualClock
+from tests.support import PATIENCE_S, Recorder, Rig, eventually, rig
+from tests.unit.runtime.held import HELD, Gate, Works, gate, works
+
+QUICK: dict[str, str] = {}
+SLOW = {"gate": "gate"}
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, no report is held back for too long."""
+    monkeypatch.setattr(reports, "HOLD_S", 2 * PATIENCE_S)
+
+
+def begin(made: Works, *orders: dict[str, str]) -> list[str]:
+    """Have a quick attempt end when tasks wait behind it; return the ids of all."""
+    with gate("first") as first:
+        made.heartbeats.start()
+        made.start_slots()
+        ids = [made.submit(gate="first"), *(made.submit(**order) for order in orders)]
+        leases = made.here.queue.as_queue().poll(HELD.name, count=len(ids), wait_s=0)
+        assert made.pool.take(leases[0]) == "begun"
+        first.wait_begun()
+        for each in leases[1:]:
+            assert made.pool.take(each, may_wait=True) == "waits"
+    return ids
+
+
+def bodies_and_reports(here: Rig) -> str:
+    """Return the order of both, a letter for each."""
+    steps = [event.step for event in here.recorder.of(StepStarted)]
+    return "".join(step[0] for step in steps if step in {"body", "report"})
+
+
+class TestAtWork:
+    @pytest.mark.usefixtures("patient")
+    def test_while_tasks_wait_their_bodies_come_first(self, here: Rig) -> None:
+        with works(here, take_ahead_s=60) as made:
+            ids = begin(made, *[QUICK] * 3)
+            finished = here.recorder.wait_for(AttemptFinished, 4)
+            eventually(lambda: made.pool.free == 1)
+        assert bodies_and_reports(here) == "bbbbrrrr"
+        assert [event.lease.task_id for event in finished] == ids
+        assert made.statuses() == ["COMPLETED"] * 4
+
+    @pytest.mark.usefixtures("patient")
+    def test_no_more_than_one_poll_brings(self, here: Rig) -> None:
+        with works(here, take_ahead_s=60) as made:
+            begin(made, *[QUICK] * (MAX_HELD + 1))
+            here.recorder.wait_for(AttemptFinished, MAX_HELD + 2)
+        assert bodies_and_reports(here) == "b" * MAX_HELD + "r" * MAX_HELD + "bbrr"
+
+    def test_none_where_nothing_is_taken_ahead(self, here: Rig) -> None:
+        with works(here, take_ahead_s=0) as made:
+            begin(made, *[QUICK] * 2)
+            here.recorder.wait_for(AttemptFinished, 3)
+        assert bodies_and_reports(here) == "brbrbr"
+
+    def test_a_slow_body_does_not_keep_what_is_done_from_being_known(
+        self, here: Rig, held: Gate
+    ) -> None:
+        with works(here, take_ahead_s=60) as made:
+            quick, slow = begin(made, SLOW)
+            held.wait_begun()
+            eventually(lambda: here.task(quick).status == "COMPLETED")
+            assert here.task(slow).status == "IN_PROGRESS"
+            eventually(lambda: made.pool.running(quick) is None)
+
+    @pytest.mark.usefixtures("patient")
+    def test_until_it_is_reported_an_attempt_is_in_progress(self, here: Rig, held: Gate) -> None:
+        """For those who look for it, who wait for its end, and for its lease."""
+        here.budget = type(here.budget)(merge_s=60, completion_s=5, heartbeat_s=0.01)
+        with works(here, take_ahead_s=60) as made:
+            quick, _ = begin(made, SLOW)
+            held.wait_begun()
+            attempt = made.pool.running(quick)
+            assert attempt is not None
+            seen = len(here.recorder.of(HeartbeatSent))
+            here.recorder.wait_for(HeartbeatSent, seen + 6)
+            late = here.recorder.of(HeartbeatSent)[seen:]
+            assert quick in {event.lease.task_id for event in late}
+            here.local_queue.give_back(attempt.lease)
+            newer = here.poll(HELD)
+            assert made.pool.take(newer) is attempt
+            assert attempt.keeper.adopt(newer)
+            held.open.set()
+            finished = here.recorder.wait_for(AttemptFinished, 2)
+        assert finished[0].lease == newer
+        assert made.statuses() == ["COMPLETED"] * 2
+
+    @pytest.mark.usefixtures("patient")
+    def test_a_slot_that_is_stopped_reports_what_it_holds(self, here: Rig, held: Gate) -> None:
+        with works(here, take_ahead_s=60) as made:
+            begin(made, SLOW, QUICK)
+            held.wait_begun()
+            (slot,) = made.pool.slots
+            slot.stop()
+            held.open.set()
+            assert slot.join(PATIENCE_S)
+            assert made.statuses() == ["COMPLETED", "COMPLETED", "IN_PROGRESS"]
+            assert not made.pool.busy
+
+
+class FailingAtTheSecond(Recorder):
+    """A listener that raises when the second attempt begins."""
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, AttemptStarted) and self.of(AttemptStarted):
+            raise ZeroDivisionError("a listener without a fan-out")
+        super().on_event(event)
+
+
+def test_what_a_slot_holds_whose_thread_fails_is_reported(tmp_path: Path) -> None:
+    with rig(tmp_path, recorder=FailingAtTheSecond()) as here, works(here, take_ahead_s=60) as made:
+        quick, lost = begin(made, QUICK)
+        here.recorder.wait_for(AttemptFinished)
+        (slot,) = made.pool.slots
+        eventually(lambda: slot.failure is not None and not made.pool.busy)
+        assert here.task(quick).status == "COMPLETED"
+        assert here.task(lost).status == "IN_PROGRESS"
+
+
+class TestUnreported:
+    def test_nothing_is_added_to_what_has_been_held_for_a_while(self, tmp_path: Path) -> None:
+        clock = ManualClock()
+        with rig(tmp_path, clock=clock) as here, works(here) as made:
+            unreported = Unreported(clock)
+            assert not unreported
+            assert not unreported.full
+            made.submit()
+            unreported.add(carry_out(here.attempt(HELD, here.poll(HELD))))
+            assert not unreported.full
+            clock.advance(HOLD_S * 0.6)
+            assert unreported.full
+            unreported.report(held_for_s=HOLD_S)
+            assert unreported
+            clock.advance(HOLD_S * 0.6)
+            unreported.report(held_for_s=HOLD_S)
+            assert not unreported
+            assert made.statuses() == ["COMPLETED"]
