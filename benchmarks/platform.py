@@ -17,6 +17,8 @@ import urllib3
 from deploy.servers.pair import Addresses
 
 THREADS = 8
+START_TRIES = 5
+"""Conductor on SQLite refuses a workflow now and then when several are started at once."""
 DEADLINE_S = 1800.0
 UPLOAD_BLOCK_BYTES = 1 << 20
 ENDED = frozenset({"COMPLETED", "FAILED", "FAILED_WITH_TERMINAL_ERROR", "TIMED_OUT", "CANCELED"})
@@ -197,6 +199,10 @@ class Conductor:
     def start(self, task: str, task_input: Mapping[str, Any]) -> str:
         """Start a workflow of one task; return its id."""
         request = {"name": task, "version": 1, "input": dict(task_input)}
+        for _ in range(START_TRIES - 1):
+            answer = self._http.post("/workflow", json=request)
+            if not answer.is_server_error:
+                return answer.raise_for_status().text
         return self._http.post("/workflow", json=request).raise_for_status().text
 
     def start_many(self, task: str, task_input: Mapping[str, Any], count: int) -> list[str]:
