@@ -1,18 +1,22 @@
-"""Heads of answers, read as the standard library reads them."""
+"""Heads: read as the standard library reads them, and sent with what belongs to them."""
 
 from __future__ import annotations
 
 import http.client
 import io
 import socket
+from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from urllib3.connection import HTTPConnection
 
 from perago_worker.adapters.http_heads import (
     MAX_FIELDS,
     MAX_LINE_BYTES,
+    SMALL_BYTES,
+    PlainConnection,
     QuickResponse,
     parse_head,
 )
@@ -86,3 +90,47 @@ def test_an_answer_is_read_to_its_end(head: bytes, body: bytes) -> None:
 def test_the_standard_librarys_code_still_looks_its_parser_up() -> None:
     """Where a later version does not, answers are read, but no quicker."""
     assert "parse_headers" in http.client.HTTPResponse.begin.__code__.co_names
+
+
+class Sent:
+    """In place of a socket: keeps what is sent, piece by piece."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+
+    def sendall(self, piece: bytes) -> None:
+        self.pieces.append(piece)
+
+    def settimeout(self, seconds: float) -> None:
+        """Nothing is waited for."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+def sent(connection: HTTPConnection, body: Any) -> list[bytes]:
+    socket_ = Sent()
+    connection.sock = socket_
+    connection.request("POST", "/api/tasks", body=body, headers={"A": "b"})
+    connection.close()
+    return socket_.pieces
+
+
+@pytest.mark.parametrize(
+    ("body", "pieces"),
+    [
+        (None, 1),
+        (b"", 1),
+        (b"x", 1),
+        (b"x" * SMALL_BYTES, 1),
+        (b"x" * (SMALL_BYTES + 1), 2),
+        ("x", 2),
+        ([b"x", b"y"], 4),
+    ],
+)
+def test_a_small_request_is_sent_in_one_piece(body: Any, pieces: int) -> None:
+    connection = PlainConnection("localhost")
+    for _ in range(2):  # a connection is used again
+        ours = sent(connection, body)
+        assert len(ours) == pieces
+        assert b"".join(ours) == b"".join(sent(HTTPConnection("localhost"), body))
