@@ -71,8 +71,9 @@ class WorkerSettings(Section):
     """Attempts of one task that run at once, 1 to 256; see also `tasks.*.concurrency`."""
     take_ahead: SecondsOrZero = 0.1
     """Work that a slot may have waiting while there is a backlog: as many tasks as attempts of late
-    would take so long for, at most eight, of task types without a workspace and with retries. They
-    use a retry when the worker is killed. 0 takes none before a slot is free."""
+    would take so long for, at most eight, of task types without a workspace and with retries. While
+    some wait, reports are held back for a moment. All of them use a retry when the worker is
+    killed. 0 takes none before a slot is free."""
     isolation: Isolation = "process"
     """Where bodies run: `process` is a child process without credentials, `thread` this process."""
     drain_timeout: SecondsOrZero = 30.0
