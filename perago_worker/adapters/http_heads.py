@@ -2,7 +2,8 @@
 
 `http.client` has the fields of every answer parsed as those of a mail, which is a fifth of what a
 small request costs a client. Fields as servers write them need to be cut at a colon and no more;
-any others are still left to the standard library. And it sends every request in two pieces.
+any others are still left to the standard library. And it sends a request with a body in
+two pieces.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ class PlainConnection(HTTPConnection):
 
     def request(self, method: str, url: str, body: Any = None, *rest: Any, **options: Any) -> None:
         """Send a request; in one piece if it is small, since two wake up the server twice."""
+        if isinstance(body, str):
+            body = body.encode()
         small = isinstance(body, bytes) and 0 < len(body) <= SMALL_BYTES
         self._held = b"" if small else None
         try:

@@ -72,7 +72,8 @@ class KeeperTimes:
 class LeaseKeeper:
     """The lease of one running attempt.
 
-    Thread-safe. `beat` belongs to the heartbeat service; everything else to the attempt's thread.
+    Thread-safe. `beat` belongs to the heartbeat service; everything else to the
+    thread that carries the attempt out or reports it.
     """
 
     def __init__(

@@ -15,6 +15,7 @@ from perago_worker.attempt.codes import Code
 from perago_worker.attempt.context import Attempt
 from perago_worker.attempt.fence import short
 from perago_worker.attempt.steps import body, files, inputs, publication
+from perago_worker.attempt.stop import StopCause, StopToken
 from perago_worker.errors import (
     AttemptAbandoned,
     AttemptError,
@@ -84,13 +85,13 @@ class Ended:
     Attributes:
         outcome: What is to be reported.
         error: What the log should know of a failure beside it.
-        started_at: Clock reading when the attempt began.
+        seconds: How long the attempt took so far.
     """
 
     attempt: Attempt
     outcome: Outcome
     error: str
-    started_at: float
+    seconds: float
 
 
 def run_attempt(attempt: Attempt) -> Outcome:
@@ -109,15 +110,16 @@ def carry_out(attempt: Attempt) -> Ended:
         attempt.tools.listener.on_event(AttemptStarted(attempt.lease))
         outcome, error = _through_steps(attempt)
         abandoned.pop_all()
-    return Ended(attempt, outcome, error, started_at)
+    return Ended(attempt, outcome, error, attempt.tools.clock.now() - started_at)
 
 
 def conclude(ended: Ended) -> Outcome:
     """Report how an attempt has ended, and leave nothing behind; return what was reported."""
-    attempt = ended.attempt
+    attempt, clock = ended.attempt, ended.attempt.tools.clock
+    began_at = clock.now()
     with attempt.leaving:
         outcome, reported = _timed_report(attempt, ended.outcome)
-    seconds = attempt.tools.clock.now() - ended.started_at
+    seconds = ended.seconds + clock.now() - began_at
     attempt.tools.listener.on_event(
         AttemptFinished(attempt.lease, outcome, seconds, reported, ended.error)
     )
@@ -261,11 +263,19 @@ def _report(attempt: Attempt, outcome: Outcome) -> tuple[Outcome, bool]:
     try:
         if attempt.definition.has_workspace:
             keeper.require()
+        else:
+            _check_still_wanted(attempt.stop)
         return outcome, _complete(attempt, outcome)
     except AttemptAbandoned as lost:
         return _failure(attempt, lost), False
     except QueueRefused as refused:
         return _report_refusal(attempt, outcome, refused)
+
+
+def _check_still_wanted(stop: StopToken) -> None:
+    """Raise when the attempt was found superseded: a rerun may have the same task id."""
+    if stop.stop is not None and stop.stop.cause in {StopCause.SUPERSEDED, StopCause.CANCELLED}:
+        raise stop.stop.error()
 
 
 def _complete(attempt: Attempt, outcome: Outcome) -> bool:

@@ -40,6 +40,7 @@ class Watching:
     """What listens in order to be looked at.
 
     Attributes:
+        clients: Metrics by the names of Conductor's clients, where they are asked for.
         slots: How many attempts each task type may have at once.
         listeners: To be told of everything that happens.
         requests: To be told of requests to servers, by whoever sends them.
@@ -48,6 +49,7 @@ class Watching:
     registry: CollectorRegistry
     metrics: Metrics
     cache: CacheMetrics
+    clients: ClientMetrics | None
     board: Board
     slots: Mapping[str, int]
     listeners: Sequence[Listener]
@@ -91,12 +93,14 @@ class Watching:
         about["config"] = config_hash(config)
         board = Board(slots=slots, about=about, clock=clock)
         counting: list[Listener] = [RequestMetrics(registry, services=servers)]
-        if config.http.client_metrics:
-            counting.append(ClientMetrics(registry, tasks=slots))
+        clients = ClientMetrics(registry, tasks=slots) if config.http.client_metrics else None
+        if clients is not None:
+            counting.append(clients)
         return cls(
             registry=registry,
             metrics=metrics,
             cache=cache,
+            clients=clients,
             board=board,
             slots=slots,
             listeners=[metrics, cache, board, *counting],
@@ -107,11 +111,14 @@ class Watching:
         """Have metrics that are read off the worker when somebody asks."""
         self.cache.watch(lambda: cache.held_bytes)
         pools = {poller.task_type: poller.pool for poller in supervisor.pollers}
+        busy = {task: _busy(pool) for task, pool in pools.items()}
+        if self.clients is not None:
+            self.clients.watch(busy)
         self.metrics.watch(
             disk_free_bytes=lambda: _free_bytes(workspaces),
             loop_lag_s=supervisor.lag_s,
             lease_remaining_s={task: pool.shortest_lease_s for task, pool in pools.items()},
-            slots_busy={task: _busy(pool) for task, pool in pools.items()},
+            slots_busy=busy,
         )
 
 
@@ -141,6 +148,7 @@ def status_of(supervisor: Supervisor, board: Board, cache: ContentCache) -> dict
     return {
         **board.snapshot(
             lease_left_s=lambda task_id: _lease_left_s(supervisor, task_id),
+            slots_busy={p.task_type: p.pool.busy for p in supervisor.pollers},
             cache_held_bytes=cache.held_bytes,
             cache_max_bytes=cache.max_bytes,
         ),

@@ -20,12 +20,15 @@ from perago_worker.ports import Clock
 from perago_worker.runtime.service import ThreadService
 from perago_worker.runtime.waiting import MAX_AHEAD
 
-MAX_HELD = 1 + MAX_AHEAD
-"""Most reports that a slot holds back: of the tasks that one poll brings for it."""
+MAX_TOGETHER = 1 + MAX_AHEAD
+"""Most attempts that are reported together: of the tasks that one poll brings for a slot."""
 
-HOLD_S = 0.05
-"""How long a report is held back before another thread sends it; a slot adds no attempt to those
-that it has held for half of this time."""
+HOLD_S = 0.025
+"""How long a slot means to hold a report back."""
+
+LATE_S = 0.05
+"""When another thread sends it in place of the slot, which is then not done in time; and how often
+that thread looks."""
 
 
 class Unreported:
@@ -51,11 +54,10 @@ class Unreported:
         with self._changed:
             return [ended.attempt for ended in (*self._reporting, *(e for _, e in self._held))]
 
-    @property
-    def full(self) -> bool:
-        """Whether no other attempt may be begun before these are reported."""
+    def room_for(self, seconds: float) -> bool:
+        """Return whether an attempt that may take so long may begin before these are reported."""
         with self._changed:
-            return len(self._held) >= MAX_HELD or self._held_for(HOLD_S / 2)
+            return seconds <= HOLD_S and not self._held_for(HOLD_S - seconds)
 
     def report(self, *, held_for_s: float = 0.0) -> None:
         """Send the reports that have been held back for so long, oldest first."""
@@ -85,7 +87,8 @@ class Unreported:
         return bool(self._held) and self._clock.now() - self._held[0][0] >= seconds
 
     def __bool__(self) -> bool:
-        return bool(self._held or self._reporting)
+        with self._changed:
+            return bool(self._held or self._reporting)
 
 
 class LateReports(ThreadService):
@@ -112,11 +115,12 @@ class LateReports(ThreadService):
 
     def run(self) -> None:
         """Sleep until reports are held back; then look at them until there are none."""
+        self._expected.set()  # after a failure something may be left
         while not self.stopping.is_set():
             self._expected.wait()
-            self._clock.wait(self.stopping, HOLD_S)
+            self._clock.wait(self.stopping, LATE_S)
             self._expected.clear()
             for unreported in self._unreported:
-                unreported.report(held_for_s=HOLD_S)
+                unreported.report(held_for_s=LATE_S)
             if any(self._unreported):
                 self._expected.set()

@@ -12,7 +12,7 @@ from perago_worker.attempt.stop import StopCause
 from perago_worker.models import Lease
 from perago_worker.ports import Clock
 from perago_worker.runtime.heartbeats import Heartbeats
-from perago_worker.runtime.reports import LateReports, Unreported
+from perago_worker.runtime.reports import MAX_TOGETHER, LateReports, Unreported
 from perago_worker.runtime.service import ThreadService
 from perago_worker.runtime.waiting import Waiting, can_wait
 from perago_worker.task import TaskDefinition
@@ -118,15 +118,20 @@ class Slot(ThreadService):
 
     def _work_off(self, attempt: Attempt | None) -> None:
         """Carry out an attempt, and those that may begin before it is reported; then report."""
-        started_at, count = self._tools.clock.now(), 0
+        started_at, count, longest_s = self._tools.clock.now(), 0, 0.0
         try:
             while attempt is not None:
                 attempt.leaving.enter_context(self._heartbeats.watching(attempt.keeper))
-                self.unreported.add(carry_out(attempt))
+                ended = carry_out(attempt)
+                self.unreported.add(ended)
                 count += 1
-                attempt = self._pool.follow(self)
+                longest_s = max(longest_s, ended.seconds)
+                # The next is expected to take as long as the longest so far.
+                may_follow = count < MAX_TOGETHER and self.unreported.room_for(longest_s)
+                attempt = self._pool.follow(self) if may_follow else None
             self._report()
-            self._pool.learn((self._tools.clock.now() - started_at) / count)
+            mean_s = (self._tools.clock.now() - started_at) / count
+            self._pool.learn(max(mean_s, longest_s))
             self._pool.release(self)
         except BaseException:
             self._serving = False  # before the slot is free: nobody would be at work in it
@@ -307,7 +312,7 @@ class SlotPool:
 
     def follow(self, slot: Slot) -> Attempt | None:
         """Have a slot take what waits before it has reported, if it may; return what it took."""
-        if not self._holds_reports or slot.unreported.full:
+        if not self._holds_reports:
             return None
         with self._lock:
             if not self._take_next(slot):

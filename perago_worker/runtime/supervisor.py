@@ -182,7 +182,7 @@ class Supervisor:
     def _drain(self) -> None:
         """Take no new work, and let what runs finish, with its heartbeats, for so long."""
         running = sum(pool.busy for pool in self._pools)
-        self._enter("draining", f"{running} attempts are running")
+        self._enter("draining", f"{running} slots are at work")
         for poller in self.pollers:
             poller.stop()
         deadline = self._clock.now() + self._drain_timeout_s

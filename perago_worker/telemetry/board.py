@@ -177,6 +177,7 @@ class Board:
         self,
         *,
         lease_left_s: Callable[[str], float | None] = lambda _: None,
+        slots_busy: Mapping[str, int] | None = None,
         cache_held_bytes: int = 0,
         cache_max_bytes: int = 0,
     ) -> dict[str, Any]:
@@ -184,12 +185,15 @@ class Board:
 
         Args:
             lease_left_s: How long the lease of a task that runs here may be relied on.
+            slots_busy: How many slots are at work for each task type. Not the attempts: a slot may
+                be at its next one before it reports the last.
             cache_held_bytes: What the cache holds.
             cache_max_bytes: What it may hold; 0 when there is none.
         """
         now = self._clock.now()
         with self._lock:
             running = list(self._running.values())
+            busy = slots_busy or Counter(each.lease.task_type for each in running)
             return {
                 "worker": {
                     **self._about,
@@ -200,7 +204,8 @@ class Board:
                     "now": _iso(self._clock.time()),
                 },
                 "tasks": [
-                    self._show_task(name, task, running, now) for name, task in self._tasks.items()
+                    self._show_task(name, task, busy.get(name, 0), now)
+                    for name, task in self._tasks.items()
                 ],
                 "attempts": [
                     _show_running(each, now, lease_left_s(each.lease.task_id)) for each in running
@@ -221,14 +226,11 @@ class Board:
                 ],
             }
 
-    def _show_task(
-        self, name: str, task: _Task, running: list[_Running], now: float
-    ) -> dict[str, Any]:
+    def _show_task(self, name: str, task: _Task, busy: int, now: float) -> dict[str, Any]:
         return {
             "name": name,
             "slots": task.slots,
-            # A slot may be at its next attempt before it reports the last.
-            "busy": min(task.slots, sum(each.lease.task_type == name for each in running)),
+            "busy": busy,
             "waiting": task.waiting,
             "polled_ago_s": _ago(task.polled_at, now),
             "error": _short(task.error),

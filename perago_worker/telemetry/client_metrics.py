@@ -9,7 +9,7 @@ workflows. Source: the catalogue shared by Conductor's SDKs.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -66,7 +66,7 @@ class ClientMetrics:
             registry=registry,
         )
         self._active = Gauge(
-            "active_workers", "Executions that run.", ("taskType",), registry=registry
+            "active_workers", "Slots that are at work.", ("taskType",), registry=registry
         )
         self._uncaught = Counter(
             "thread_uncaught_exceptions",
@@ -84,6 +84,11 @@ class ClientMetrics:
         self._uncaught.labels(_OTHER)
         self._start_series(tasks)
 
+    def watch(self, slots_busy: Mapping[str, Callable[[], float]]) -> None:
+        """Show, of each task type, how many slots are at work when somebody asks."""
+        for task, busy in slots_busy.items():
+            self._active.labels(task).set_function(busy)
+
     def on_event(self, event: Event) -> None:
         """Count one event."""
         match event:
@@ -91,7 +96,6 @@ class ClientMetrics:
                 self._poll_finished(task, seconds, failed=outcome == "error")
             case AttemptStarted(lease):
                 self._started.labels(lease.task_type).inc()
-                self._active.labels(lease.task_type).inc()
             case StepFinished(lease, "body", seconds, error):
                 self._execute_time.labels(lease.task_type, _status(error)).observe(seconds)
             case StepFinished(lease, "report", seconds, error):
@@ -115,7 +119,6 @@ class ClientMetrics:
 
     def _attempt_finished(self, event: AttemptFinished) -> None:
         task, outcome = event.lease.task_type, event.outcome
-        self._active.labels(task).dec()
         if outcome.kind in _EXCEPTIONS:
             self._errors.labels(task, _EXCEPTIONS[outcome.kind]).inc()
         if outcome.kind in {"completed", *_EXCEPTIONS} and not event.reported:

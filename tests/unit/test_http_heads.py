@@ -124,7 +124,7 @@ def sent(connection: HTTPConnection, body: Any) -> list[bytes]:
         (b"x", 1),
         (b"x" * SMALL_BYTES, 1),
         (b"x" * (SMALL_BYTES + 1), 2),
-        ("x", 2),
+        ("ü", 1),
         ([b"x", b"y"], 4),
     ],
 )

@@ -539,4 +539,6 @@ def test_metrics_of_conductors_clients_count_what_happens() -> None:
     assert value("task_result_size_bytes_sum") == len('{"x": 1}')
     assert value("worker_restart_total") == 1
     assert value("task_execution_queue_full_total") == 1
-    assert value("active_workers") == -1
+    assert value("active_workers") == 0
+    metrics.watch({"a": lambda: 2})
+    assert value("active_workers") == 2

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from perago_worker.attempt.pipeline import carry_out
+from perago_worker.attempt.pipeline import Ended, carry_out
 from perago_worker.events import AttemptFinished, AttemptStarted, Event, HeartbeatSent, StepStarted
 from perago_worker.runtime import reports
-from perago_worker.runtime.reports import HOLD_S, MAX_HELD, Unreported
+from perago_worker.runtime.reports import HOLD_S, LATE_S, MAX_TOGETHER, Unreported
 from tests.clocks import ManualClock
 from tests.support import PATIENCE_S, Recorder, Rig, eventually, rig
 from tests.unit.runtime.held import HELD, Gate, Works, gate, works
@@ -21,7 +22,8 @@ SLOW = {"gate": "gate"}
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow the machine is, no report is held back for too long."""
-    monkeypatch.setattr(reports, "HOLD_S", 2 * PATIENCE_S)
+    for name in ("HOLD_S", "LATE_S"):
+        monkeypatch.setattr(reports, name, 2 * PATIENCE_S)
 
 
 def begin(made: Works, *orders: dict[str, str]) -> list[str]:
@@ -58,9 +60,9 @@ class TestAtWork:
     @pytest.mark.usefixtures("patient")
     def test_no_more_than_one_poll_brings(self, here: Rig) -> None:
         with works(here, take_ahead_s=60) as made:
-            begin(made, *[QUICK] * (MAX_HELD + 1))
-            here.recorder.wait_for(AttemptFinished, MAX_HELD + 2)
-        assert bodies_and_reports(here) == "b" * MAX_HELD + "r" * MAX_HELD + "bbrr"
+            begin(made, *[QUICK] * (MAX_TOGETHER + 1))
+            here.recorder.wait_for(AttemptFinished, MAX_TOGETHER + 2)
+        assert bodies_and_reports(here) == "b" * MAX_TOGETHER + "r" * MAX_TOGETHER + "bbrr"
 
     def test_none_where_nothing_is_taken_ahead(self, here: Rig) -> None:
         with works(here, take_ahead_s=0) as made:
@@ -132,21 +134,83 @@ def test_what_a_slot_holds_whose_thread_fails_is_reported(tmp_path: Path) -> Non
         assert here.task(lost).status == "IN_PROGRESS"
 
 
+class FailingAtTheFirstEnd(Recorder):
+    """A listener that raises when the first attempt has ended."""
+
+    failures = 1
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, AttemptFinished) and self.failures:
+            self.failures -= 1
+            raise ZeroDivisionError("a listener without a fan-out")
+        super().on_event(event)
+
+
+def test_the_thread_that_sends_late_ones_may_be_started_again(tmp_path: Path) -> None:
+    recorder = FailingAtTheFirstEnd()
+    with (
+        gate() as held,
+        rig(tmp_path, recorder=recorder) as here,
+        works(here, take_ahead_s=60) as made,
+    ):
+        _, quick, slow = begin(made, QUICK, SLOW)
+        held.wait_begun()
+        (late,) = made.pool.helpers
+        eventually(lambda: late.failure is not None)
+        late.start()
+        eventually(lambda: here.task(quick).status == "COMPLETED")
+        assert here.task(slow).status == "IN_PROGRESS"
+
+
 class TestUnreported:
-    def test_nothing_is_added_to_what_has_been_held_for_a_while(self, tmp_path: Path) -> None:
-        clock = ManualClock()
+    @pytest.fixture
+    def clock(self) -> ManualClock:
+        return ManualClock()
+
+    @pytest.fixture
+    def made(self, tmp_path: Path, clock: ManualClock) -> Iterator[Works]:
         with rig(tmp_path, clock=clock) as here, works(here) as made:
-            unreported = Unreported(clock)
-            assert not unreported
-            assert not unreported.full
             made.submit()
-            unreported.add(carry_out(here.attempt(HELD, here.poll(HELD))))
-            assert not unreported.full
-            clock.advance(HOLD_S * 0.6)
-            assert unreported.full
-            unreported.report(held_for_s=HOLD_S)
-            assert unreported
-            clock.advance(HOLD_S * 0.6)
-            unreported.report(held_for_s=HOLD_S)
-            assert not unreported
-            assert made.statuses() == ["COMPLETED"]
+            yield made
+
+    def ended(self, made: Works) -> Ended:
+        return carry_out(made.here.attempt(HELD, made.here.poll(HELD)))
+
+    def test_another_attempt_may_begin_that_ends_in_time(
+        self, made: Works, clock: ManualClock
+    ) -> None:
+        unreported = Unreported(clock)
+        assert unreported.room_for(HOLD_S)
+        assert not unreported.room_for(HOLD_S * 1.01)
+        unreported.add(self.ended(made))
+        assert unreported.room_for(HOLD_S * 0.9)
+        clock.advance(HOLD_S * 0.6)
+        assert unreported.room_for(HOLD_S * 0.3)
+        assert not unreported.room_for(HOLD_S * 0.5)
+        clock.advance(HOLD_S * 0.6)
+        assert not unreported.room_for(0)
+
+    def test_only_what_is_late_is_sent_by_others(self, made: Works, clock: ManualClock) -> None:
+        unreported = Unreported(clock)
+        unreported.add(self.ended(made))
+        clock.advance(LATE_S * 0.9)
+        unreported.report(held_for_s=LATE_S)
+        assert unreported
+        clock.advance(LATE_S * 0.2)
+        unreported.report(held_for_s=LATE_S)
+        assert not unreported
+        assert made.statuses() == ["COMPLETED"]
+
+    def test_a_result_is_not_reported_for_a_task_that_has_begun_anew(
+        self, made: Works, clock: ManualClock
+    ) -> None:
+        unreported = Unreported(clock)
+        ended = self.ended(made)
+        unreported.add(ended)
+        lease = ended.attempt.lease
+        rerun = lease.model_copy(update={"start_time_ms": lease.start_time_ms + 1})
+        assert not ended.attempt.keeper.adopt(rerun)
+        unreported.report_all()
+        (event,) = made.here.recorder.of(AttemptFinished)
+        assert (event.outcome.kind, event.reported) == ("superseded", False)
+        assert made.statuses() == ["IN_PROGRESS"]
