@@ -14,7 +14,8 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,7 @@ from perago_worker.ports import WorkspaceStore
 from perago_worker.runtime.heartbeats import Heartbeats
 from perago_worker.runtime.slots import SlotPool
 from perago_worker.task import TaskDefinition, load_module_tasks
+from perago_worker.telemetry.deferred import Deferred
 from perago_worker.telemetry.event_log import EventLog
 from perago_worker.telemetry.logs import configure_logging
 
@@ -100,10 +102,11 @@ def main(url: str, task: str, count: int, folder: Path) -> dict[str, dict[str, f
         configure_logging("json", "info", stream=log, redactor=Redactor(), levels={})
 
         def attempts(*, watched: bool) -> Measured:
-            pool = pools.enter_context(_pool(queue, folder, watched=watched))
-            return Measured(partial(_through_pool, pool, queue, task))
+            work = pools.enter_context(_attempts(queue, task, folder, watched=watched))
+            return Measured(work)
 
-        body = pools.enter_context(closing(_tools(queue, folder, watched=False)[1].body))
+        _, tools, _ = _tools(queue, folder, Fanout([]))
+        body = pools.enter_context(closing(tools.body))
         ways = {
             "bare": Measured(partial(_bare, Loop(url, task, 0.0))),
             "requests": Measured(partial(_requests, queue, task)),
@@ -173,28 +176,32 @@ def _through_pool(pool: SlotPool, queue: ConductorQueue, task: str, count: int) 
             pass
 
 
-def _listeners(config: WorkerConfig, definition: TaskDefinition) -> Sequence[Listener]:
+def _config(folder: Path) -> WorkerConfig:
+    file = folder / "worker.toml"
+    file.write_text(CONFIG.format(root=ROOT, run=RUN_VARIABLE))
+    return load_config(file, environ={})
+
+
+def _listener(folder: Path, definition: TaskDefinition) -> Deferred:
     """Return who is told of everything in a worker."""
-    watching = Watching.of(config, [definition], worker_id="parts", clock=CLOCK)
-    return [EventLog(), *watching.listeners]
+    watching = Watching.of(_config(folder), [definition], worker_id="parts", clock=CLOCK)
+    return Deferred(Fanout([EventLog(), *watching.listeners]))
 
 
 def _tools(
-    queue: ConductorQueue, folder: Path, *, watched: bool
+    queue: ConductorQueue, folder: Path, listener: Listener
 ) -> tuple[TaskDefinition, Tools, AttemptDirectories]:
-    """Return what a worker's slot has, or the same without anybody who listens."""
-    file = folder / "worker.toml"
-    file.write_text(CONFIG.format(root=ROOT, run=RUN_VARIABLE))
-    config = load_config(file, environ={})
+    """Return what a worker's slot has."""
+    config = _config(folder)
     (definition,) = load_module_tasks("benchmarks.tasks.noop")
-    directories = AttemptDirectories(folder / "root", owner=f"watched-{watched}", warm=0)
+    directories = AttemptDirectories(folder / "root", owner=uuid.uuid4().hex, warm=0)
     tools = tools_of(
         config,
         definition,
         queue=queue,
         store=cast("WorkspaceStore", None),
         clock=CLOCK,
-        listener=Fanout(_listeners(config, definition) if watched else []),
+        listener=listener,
         directories=directories,
         redactor=Redactor(),
         shut_down=threading.Event(),
@@ -203,9 +210,27 @@ def _tools(
 
 
 @contextmanager
-def _pool(queue: ConductorQueue, folder: Path, *, watched: bool) -> Iterator[SlotPool]:
+def _attempts(
+    queue: ConductorQueue, task: str, folder: Path, *, watched: bool
+) -> Iterator[Callable[[int], None]]:
+    """Yield what has attempts of one slot work tasks off, with or without anybody who listens."""
+    (definition,) = load_module_tasks("benchmarks.tasks.noop")
+    with (
+        closing(_listener(folder, definition)) as listener,
+        _pool(queue, folder, listener if watched else Fanout([])) as pool,
+    ):
+
+        def work(count: int) -> None:
+            _through_pool(pool, queue, task, count)
+            listener.flush()
+
+        yield work
+
+
+@contextmanager
+def _pool(queue: ConductorQueue, folder: Path, listener: Listener) -> Iterator[SlotPool]:
     """Yield a pool of one slot."""
-    definition, tools, directories = _tools(queue, folder, watched=watched)
+    definition, tools, directories = _tools(queue, folder, listener)
     heartbeats = Heartbeats(clock=CLOCK)
     pool = SlotPool(
         definition,

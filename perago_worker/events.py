@@ -7,8 +7,9 @@ and one that fails is reported and left out of the way of the work.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from perago_worker.models import Lease, Outcome
@@ -23,7 +24,13 @@ CacheLookup = Literal["hit", "miss", "corrupted"]
 
 @dataclass(frozen=True)
 class Event:
-    """Base of all events."""
+    """Base of all events.
+
+    Attributes:
+        at: When it happened, seconds since the epoch: listeners may be told later.
+    """
+
+    at: float = field(default_factory=time.time, kw_only=True, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,9 @@ IDLE_5 = Row(
     ),
 )
 WORKERS = ("worker", "worker-threads", "perago", "perago-threads", "plain")
+BACKLOG_TURNS = 2
+"""Turns in each round: one varies by a fifth, and takes a few seconds."""
+
 DROPPED_SHARE = 0.5
 """Share of a backlog that does not count, because processes and connections still come about: ten
 children take a third of a second each to start."""
@@ -76,7 +79,7 @@ def backlog(bench: Bench) -> Iterator[Sample]:
     for slots in bench.scale.backlog_slots:
         row = rows[slots]
         bare = ("limit", "limit-one", "limit-next") if slots == 1 else ("limit",)
-        for name in bench.turns((*WORKERS, *bare)):
+        for name in bench.turns((*WORKERS, *bare), BACKLOG_TURNS * bench.scale.rounds):
             bench.say(f"{row.key}: {name}")
             yield Sample(row.key, name, work_off(bench, name, "noop", slots, bench.scale.backlog))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.bare import download_seconds, publish_seconds
@@ -131,6 +132,7 @@ def attempts(
     memory: bool = False,
     contenders: Sequence[str] = ("worker", "perago", "limit"),
     rounds: int | None = None,
+    repeats: Mapping[str, int] = MappingProxyType({}),
     x: float | None = None,
 ) -> Iterator[Sample]:
     """Let every contender work on workspaces of these sizes, each on a branch of its own.
@@ -138,6 +140,7 @@ def attempts(
     Args:
         rows: The row of a worker's first attempt, and that of later ones.
         changed: Sizes of what is uploaded, for the bare client.
+        repeats: Later attempts of a turn, by contender, where they are not as many as elsewhere.
         memory: Watch the memory too, in turns of their own: to look at a process takes its time.
     """
     repository, commit = bench.repository(sizes)
@@ -159,7 +162,8 @@ def attempts(
             _warm_up(bench, running, kind, workspace(small, branch, small_commit))
             idle_mib = sum(pss_mib(running.pids))
             ref = commit
-            for row in [rows[0], *(list(rows[1:]) * bench.scale.repeats)]:
+            later = list(rows[1:]) * repeats.get(name, bench.scale.repeats)
+            for row in [rows[0], *later]:
                 given = {"workspace": workspace(repository, branch, ref), "params": params or {}}
                 if for_memory:
                     peak_mib, ref = _peak_mib(bench, running, kind, given)

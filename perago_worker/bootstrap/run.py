@@ -18,8 +18,10 @@ from perago_worker.bootstrap.watching import Watching
 from perago_worker.bootstrap.wiring import build_supervisor
 from perago_worker.config import Redactor, WorkerConfig, secret_values
 from perago_worker.errors import StoreError
+from perago_worker.events import Fanout
 from perago_worker.ports import WorkspaceStore
 from perago_worker.runtime.secrecy import keep_to_itself
+from perago_worker.telemetry.deferred import Deferred
 from perago_worker.telemetry.event_log import EventLog
 from perago_worker.telemetry.logs import configure_logging, wants_bars
 from perago_worker.telemetry.summary import RunSummary
@@ -27,6 +29,10 @@ from perago_worker.telemetry.traces import open_traces
 
 if TYPE_CHECKING:
     from perago_worker.telemetry.progress import ProgressBars
+
+CATCH_UP_S = 1.0
+"""How long those who ask for metrics or status wait for what happened last: whoever reads the log
+may hold it up."""
 
 
 def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None) -> int:
@@ -57,21 +63,26 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
     traces = open_traces(os.environ, worker_id=worker_id)
     traced = {"trace_of": traces.trace_of} if traces else {}
     watching = Watching.of(config, definitions, worker_id=worker_id, clock=clock, **traced)
-    requests = watching.requests
+    asked_for = (each for each in (summary, bars, traces) if each)
+    listener = Deferred(
+        Fanout([EventLog(), *asked_for, *watching.listeners]),
+        in_process=[d.name for d in definitions if config.task(d.name).isolation == "thread"],
+    )
     with (
+        closing(listener),
         closing(
             open_queue(
                 config,
                 worker_id=worker_id,
                 clock=clock,
-                listener=requests,
+                listener=listener,
                 on_secret=redactor.add,
             )
         ) as queue,
         closing(
             open_store(
                 config,
-                listener=requests,
+                listener=listener,
                 on_secret=redactor.add,
                 slots=sum(watching.slots[d.name] for d in definitions if d.has_workspace),
             )
@@ -86,14 +97,16 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
             store=store,
             clock=clock,
             redactor=redactor,
-            listeners=[EventLog(), *(each for each in (summary, bars, traces) if each)],
+            listeners=[listener],
             until_idle=until_idle,
             watching=watching,
+            catch_up=lambda: listener.flush(timeout_s=CATCH_UP_S),
         )
         threading.Thread(target=_greet, args=(store,), name="store greeting", daemon=True).start()
         try:
             code = supervisor.run()
         finally:
+            listener.flush()
             for each in (bars, traces):
                 if each:
                     each.close()

@@ -20,7 +20,7 @@ from perago_worker.attempt.cache import ContentCache
 from perago_worker.attempt.codes import Code
 from perago_worker.attempt.pipeline import STEP_NAMES
 from perago_worker.config import WorkerConfig
-from perago_worker.events import Fanout, Listener
+from perago_worker.events import Listener
 from perago_worker.models import Lease
 from perago_worker.ports import Clock
 from perago_worker.runtime.slots import SlotPool
@@ -43,7 +43,6 @@ class Watching:
         clients: Metrics by the names of Conductor's clients, where they are asked for.
         slots: How many attempts each task type may have at once.
         listeners: To be told of everything that happens.
-        requests: To be told of requests to servers, by whoever sends them.
     """
 
     registry: CollectorRegistry
@@ -53,7 +52,6 @@ class Watching:
     board: Board
     slots: Mapping[str, int]
     listeners: Sequence[Listener]
-    requests: Listener
 
     @classmethod
     def of(
@@ -104,7 +102,6 @@ class Watching:
             board=board,
             slots=slots,
             listeners=[metrics, cache, board, *counting],
-            requests=Fanout([board, *counting]),
         )
 
     def look_at(self, supervisor: Supervisor, workspaces: Path, cache: ContentCache) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from perago_worker.attempt.context import Tools
 from perago_worker.attempt.directories import AttemptDirectories
@@ -39,18 +39,23 @@ def build_supervisor(
     listeners: Sequence[Listener],
     until_idle: bool,
     watching: Watching | None = None,
+    catch_up: Callable[[], None] = lambda: None,
 ) -> Supervisor:
     """Wire a worker for these tasks; nothing is started.
 
     Args:
-        watching: What queue and store tell of their requests, where they were opened so.
+        listeners: Told of everything that happens.
+        watching: What is looked at, if it is among those who are told already.
+        catch_up: Has listeners told of what they have not been told of yet.
     """
-    watching = watching or Watching.of(config, definitions, worker_id="", clock=clock)
+    if watching is None:
+        watching = Watching.of(config, definitions, worker_id="", clock=clock)
+        listeners = [*listeners, *watching.listeners]
     shutdown = Shutdown()
     heartbeats = Heartbeats(clock=clock)
     slots = watching.slots
     seen = SeenRepositories()
-    listener = Fanout([*listeners, *watching.listeners, seen])
+    listener = Fanout([*listeners, seen])
     owner = f"{os.getpid()}-{os.urandom(4).hex()}"
     warm = config.workspace.warm
     if warm is None:
@@ -107,6 +112,7 @@ def build_supervisor(
         make_endpoint=lambda liveness, readiness: TelemetryServer(
             config.http.listen,
             registry=watching.registry,
+            catch_up=catch_up,
             liveness=liveness,
             readiness=readiness,
             startup=lambda: not_started(supervisor),

@@ -27,8 +27,12 @@ HOLD_S = 0.025
 """How long a slot means to hold a report back."""
 
 LATE_S = 0.05
-"""When another thread sends it in place of the slot, which is then not done in time; and how often
-that thread looks."""
+"""When another thread sends it in place of the slot, whose body is then not done in time; and how
+often that thread looks."""
+
+BLOCKED_S = 0.5
+"""When that thread sends it in place of the slot although the slot is at its reports: one of those
+before it takes so long. Two threads that report cost more than one."""
 
 
 class Unreported:
@@ -42,6 +46,7 @@ class Unreported:
         self._changed = threading.Condition()
         self._held: deque[tuple[float, Ended]] = deque()
         self._reporting: list[Ended] = []
+        self._slot_reports = False
 
     def add(self, ended: Ended) -> None:
         """Hold the report of an attempt back."""
@@ -59,21 +64,34 @@ class Unreported:
         with self._changed:
             return seconds <= HOLD_S and not self._held_for(HOLD_S - seconds)
 
-    def report(self, *, held_for_s: float = 0.0) -> None:
-        """Send the reports that have been held back for so long, oldest first."""
-        while (ended := self._take(held_for_s)) is not None:
-            try:
-                conclude(ended)
-            finally:
-                with self._changed:
-                    self._reporting.remove(ended)
-                    self._changed.notify_all()
+    def report_late(self) -> None:
+        """Send the reports that the slot is late with, oldest first."""
+        while self._report_one(BLOCKED_S if self._slot_reports else LATE_S):
+            pass
 
     def report_all(self) -> None:
         """Send all reports; returns when those that another thread sends are done, too."""
-        self.report()
+        self._slot_reports = True
+        try:
+            while self._report_one():
+                pass
+        finally:
+            self._slot_reports = False
         with self._changed:
             self._changed.wait_for(lambda: not self._reporting)
+
+    def _report_one(self, held_for_s: float = 0.0) -> bool:
+        """Send the oldest report if it has been held back for so long; tell whether it was."""
+        ended = self._take(held_for_s)
+        if ended is None:
+            return False
+        try:
+            conclude(ended)
+        finally:
+            with self._changed:
+                self._reporting.remove(ended)
+                self._changed.notify_all()
+        return True
 
     def _take(self, held_for_s: float) -> Ended | None:
         with self._changed:
@@ -121,6 +139,6 @@ class LateReports(ThreadService):
             self._clock.wait(self.stopping, LATE_S)
             self._expected.clear()
             for unreported in self._unreported:
-                unreported.report(held_for_s=LATE_S)
+                unreported.report_late()
             if any(self._unreported):
                 self._expected.set()

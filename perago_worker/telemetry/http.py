@@ -52,6 +52,7 @@ class TelemetryServer:
     Args:
         listen: `host:port`; port 0 is any free one, an empty string turns the server off.
         registry: What `/metrics` shows.
+        catch_up: Called before status or metrics are read.
         liveness: Why the process should be restarted. Called in a thread of the server.
         readiness: Why it takes no work. Called in a thread of the server.
         startup: Why it cannot be said to have started.
@@ -64,6 +65,7 @@ class TelemetryServer:
         listen: str,
         *,
         registry: CollectorRegistry,
+        catch_up: Callable[[], None] = lambda: None,
         liveness: Check,
         readiness: Check,
         startup: Check = list,
@@ -71,14 +73,23 @@ class TelemetryServer:
         stacks: Callable[[], str] = str,
     ) -> None:
         self._listen = listen
+
+        def latest() -> Mapping[str, Any]:
+            catch_up()
+            return status()
+
+        def metrics(accept: str) -> Answer:
+            catch_up()
+            return _metrics(registry, accept)
+
         self._routes: Routes = {
-            "/": lambda _: (HTTPStatus.OK, HTML, page(status()).encode(errors="replace")),
-            "/status.json": lambda _: (HTTPStatus.OK, JSON, _as_json(status())),
+            "/": lambda _: (HTTPStatus.OK, HTML, page(latest()).encode(errors="replace")),
+            "/status.json": lambda _: (HTTPStatus.OK, JSON, _as_json(latest())),
             "/stacks": lambda _: (HTTPStatus.OK, PLAIN, stacks().encode(errors="replace")),
             "/startupz": lambda _: _probe(startup),
             "/livez": lambda _: _probe(liveness),
             "/readyz": lambda _: _probe(readiness),
-            "/metrics": lambda accept: _metrics(registry, accept),
+            "/metrics": metrics,
         }
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None

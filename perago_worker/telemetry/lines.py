@@ -22,14 +22,18 @@ _NAMES = {
 
 
 class Lines:
-    """Writes lines of one logger. Safe from any thread.
+    """Writes lines about what happened at one moment.
 
     Args:
-        name: Of the logger, whose level counts.
+        logger: Its level counts.
+        at: The moment, seconds since the epoch.
     """
 
-    def __init__(self, name: str) -> None:
-        self._logger = logging.getLogger(name)
+    __slots__ = ("_at", "_logger")
+
+    def __init__(self, logger: logging.Logger, at: float) -> None:
+        self._logger = logger
+        self._at = at
 
     def wants(self, level: int) -> bool:
         """Whether lines of this level are written."""
@@ -57,8 +61,8 @@ class Lines:
         if not logger.isEnabledFor(level):
             return
         name = _NAMES[level]
-        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        line = {**get_contextvars(), **fields, "event": event, "level": name, "timestamp": now}
+        at = datetime.fromtimestamp(self._at, UTC).isoformat().replace("+00:00", "Z")
+        line = {**get_contextvars(), **fields, "event": event, "level": name, "timestamp": at}
         logger.handle(LineRecord(logger, level, line))
 
 

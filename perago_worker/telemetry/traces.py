@@ -9,8 +9,7 @@ it begins a trace. What tasks were given and what they answered is in no span.
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -93,17 +92,13 @@ class Traces:
 
     Args:
         provider: Knows where they go; closed with the listener.
-        now_ns: Wall clock, nanoseconds since the epoch.
     """
 
-    def __init__(
-        self, provider: TracerProvider, *, now_ns: Callable[[], int] = time.time_ns
-    ) -> None:
+    def __init__(self, provider: TracerProvider) -> None:
         from opentelemetry import trace
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self._provider = provider
-        self._now_ns = now_ns
         self._trace = trace
         self._propagator = TraceContextTextMapPropagator()
         self._tracer = provider.get_tracer("perago_worker", __version__)
@@ -113,12 +108,12 @@ class Traces:
     def on_event(self, event: Event) -> None:
         """Begin, complete or end a span."""
         match event:
-            case AttemptStarted(lease):
-                self._begin(lease)
-            case StepStarted(lease, step):
-                self._begin_step(lease, step)
-            case StepFinished(lease, step, _, error):
-                self._end_step(lease, step, error)
+            case AttemptStarted():
+                self._begin(event)
+            case StepStarted():
+                self._begin_step(event)
+            case StepFinished():
+                self._end_step(event)
             case Published():
                 self._published(event)
             case AttemptFinished():
@@ -137,7 +132,8 @@ class Traces:
         closing.start()
         closing.join(CLOSE_S)
 
-    def _begin(self, lease: Lease) -> None:
+    def _begin(self, event: AttemptStarted) -> None:
+        lease = event.lease
         given = {
             name: value
             for name in ("traceparent", "tracestate")
@@ -154,28 +150,28 @@ class Traces:
                 "perago.retry": lease.retry_count,
                 "perago.poll": lease.poll_count,
             },
-            start_time=self._now_ns(),
+            start_time=_ns(event),
         )
         attempt = _Attempt(span, self._trace.set_span_in_context(span))
         with self._lock:
             self._running[lease.task_id] = attempt
 
-    def _begin_step(self, lease: Lease, step: str) -> None:
-        attempt = self._attempt(lease)
+    def _begin_step(self, event: StepStarted) -> None:
+        attempt = self._attempt(event.lease)
         if attempt is not None:
-            attempt.steps[step] = self._tracer.start_span(
-                step, context=attempt.context, start_time=self._now_ns()
+            attempt.steps[event.step] = self._tracer.start_span(
+                event.step, context=attempt.context, start_time=_ns(event)
             )
 
-    def _end_step(self, lease: Lease, step: str, error: str) -> None:
-        attempt = self._attempt(lease)
-        span = None if attempt is None else attempt.steps.pop(step, None)
+    def _end_step(self, event: StepFinished) -> None:
+        attempt = self._attempt(event.lease)
+        span = None if attempt is None else attempt.steps.pop(event.step, None)
         if span is None:
             return
-        if error:
-            span.set_attribute("error.type", error)
+        if event.error:
+            span.set_attribute("error.type", event.error)
             span.set_status(self._trace.StatusCode.ERROR)
-        span.end(self._now_ns())
+        span.end(_ns(event))
 
     def _published(self, event: Published) -> None:
         attempt = self._attempt(event.lease)
@@ -200,8 +196,13 @@ class Traces:
         if outcome.kind in _FAILED:
             attempt.span.set_attribute("error.type", str(outcome.code))
             attempt.span.set_status(self._trace.StatusCode.ERROR, outcome.reason)
-        attempt.span.end(self._now_ns())
+        attempt.span.end(_ns(event))
 
     def _attempt(self, lease: Lease) -> _Attempt | None:
         with self._lock:
             return self._running.get(lease.task_id)
+
+
+def _ns(event: Event) -> int:
+    """Return when something happened, nanoseconds since the epoch."""
+    return round(event.at * 1e9)

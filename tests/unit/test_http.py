@@ -35,11 +35,16 @@ class Worker:
     not_started: list[str] = field(default_factory=list)
     status: dict[str, Any] = field(default_factory=empty_status)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    caught_up: int = 0
+
+    def catch_up(self) -> None:
+        self.caught_up += 1
 
     def server(self, listen: str = "127.0.0.1:0") -> TelemetryServer:
         return TelemetryServer(
             listen,
             registry=self.registry,
+            catch_up=self.catch_up,
             liveness=lambda: self.not_alive,
             readiness=lambda: self.not_ready,
             startup=lambda: self.not_started,
@@ -117,6 +122,18 @@ def test_a_probe_that_breaks_fails(caplog: pytest.LogCaptureFixture) -> None:
 
     assert answer.status == 500
     assert "telemetry route failed: /livez" in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/", "/status.json", "/metrics"])
+def test_what_is_shown_is_the_latest(worker: Worker, server: TelemetryServer, path: str) -> None:
+    ask(server, path)
+    assert worker.caught_up == 1
+
+
+def test_probes_wait_for_nobody(worker: Worker, server: TelemetryServer) -> None:
+    for path in ("/livez", "/readyz", "/startupz", "/stacks"):
+        ask(server, path)
+    assert worker.caught_up == 0
 
 
 def test_metrics_are_in_the_format_that_was_asked_for(

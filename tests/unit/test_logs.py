@@ -366,6 +366,11 @@ def test_lines_have_the_time_in_utc() -> None:
     assert datetime.fromisoformat(line["timestamp"]).utcoffset() is not None
 
 
+def test_a_line_about_an_event_has_the_time_of_the_event() -> None:
+    (line,) = lines(AttemptStarted(lease(), at=86_400.25))
+    assert line["timestamp"] == "1970-01-02T00:00:00.250000Z"
+
+
 def test_lines_begin_with_when_and_what() -> None:
     (line,) = lines(AttemptStarted(lease()))
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from perago_worker.attempt.pipeline import Ended, carry_out
+from perago_worker.attempt.pipeline import Ended, carry_out, conclude
 from perago_worker.events import AttemptFinished, AttemptStarted, Event, HeartbeatSent, StepStarted
+from perago_worker.models import Outcome
 from perago_worker.runtime import reports
-from perago_worker.runtime.reports import HOLD_S, LATE_S, MAX_TOGETHER, Unreported
+from perago_worker.runtime.reports import BLOCKED_S, HOLD_S, LATE_S, MAX_TOGETHER, Unreported
 from tests.clocks import ManualClock
 from tests.support import PATIENCE_S, Recorder, Rig, eventually, rig
 from tests.unit.runtime.held import HELD, Gate, Works, gate, works
@@ -202,12 +203,36 @@ class TestUnreported:
         unreported = Unreported(clock)
         unreported.add(self.ended(made))
         clock.advance(LATE_S * 0.9)
-        unreported.report(held_for_s=LATE_S)
+        unreported.report_late()
         assert unreported
         clock.advance(LATE_S * 0.2)
-        unreported.report(held_for_s=LATE_S)
+        unreported.report_late()
         assert not unreported
         assert made.statuses() == ["COMPLETED"]
+
+    def test_of_a_slot_at_its_reports_only_what_waits_long_is_sent_by_others(
+        self, made: Works, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made.submit()
+        unreported = Unreported(clock)
+        first, second = self.ended(made), self.ended(made)
+        unreported.add(first)
+        unreported.add(second)
+        begun: list[Ended] = []
+
+        def slowly(ended: Ended) -> Outcome:
+            begun.append(ended)
+            if ended is first:
+                for wait_s, sent in ((2 * LATE_S, [first]), (BLOCKED_S, [first, second])):
+                    clock.advance(wait_s)
+                    unreported.report_late()
+                    assert begun == sent
+            return conclude(ended)
+
+        monkeypatch.setattr(reports, "conclude", slowly)
+        unreported.report_all()
+        assert not unreported
+        assert made.statuses() == ["COMPLETED"] * 2
 
     def test_a_result_is_not_reported_for_a_task_that_has_begun_anew(
         self, made: Works, clock: ManualClock
