@@ -350,7 +350,7 @@ class CallRepeated(Event):
 
 
 class Listener(Protocol):
-    """Told of every event, from whichever thread it happens in; must not block for long."""
+    """Told of every event, from whichever thread it happens in or from one that tells of all."""
 
     def on_event(self, event: Event) -> None:
         """Take note of one event."""

@@ -21,7 +21,7 @@ from perago_worker.errors import StoreError
 from perago_worker.events import Fanout
 from perago_worker.ports import WorkspaceStore
 from perago_worker.runtime.secrecy import keep_to_itself
-from perago_worker.telemetry.deferred import Deferred
+from perago_worker.telemetry.deferred import HELD_UP_S, Deferred
 from perago_worker.telemetry.event_log import EventLog
 from perago_worker.telemetry.logs import configure_logging, wants_bars
 from perago_worker.telemetry.summary import RunSummary
@@ -29,10 +29,6 @@ from perago_worker.telemetry.traces import open_traces
 
 if TYPE_CHECKING:
     from perago_worker.telemetry.progress import ProgressBars
-
-CATCH_UP_S = 1.0
-"""How long those who ask for metrics or status wait for what happened last: whoever reads the log
-may hold it up."""
 
 
 def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None) -> int:
@@ -100,13 +96,13 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
             listeners=[listener],
             until_idle=until_idle,
             watching=watching,
-            catch_up=lambda: listener.flush(timeout_s=CATCH_UP_S),
+            catch_up=lambda: listener.flush(timeout_s=HELD_UP_S),
         )
         threading.Thread(target=_greet, args=(store,), name="store greeting", daemon=True).start()
         try:
             code = supervisor.run()
         finally:
-            listener.flush()
+            listener.flush(timeout_s=HELD_UP_S)
             for each in (bars, traces):
                 if each:
                     each.close()

@@ -31,8 +31,8 @@ LATE_S = 0.05
 often that thread looks."""
 
 BLOCKED_S = 0.5
-"""When that thread sends it in place of the slot although the slot is at its reports: one of those
-before it takes so long. Two threads that report cost more than one."""
+"""When that thread sends it although the slot is at its reports: the one that the slot is sending
+has taken so long. Two threads that report cost more than one."""
 
 
 class Unreported:
@@ -46,7 +46,7 @@ class Unreported:
         self._changed = threading.Condition()
         self._held: deque[tuple[float, Ended]] = deque()
         self._reporting: list[Ended] = []
-        self._slot_reports = False
+        self._slot_report_since: float | None = None
 
     def add(self, ended: Ended) -> None:
         """Hold the report of an attempt back."""
@@ -66,17 +66,24 @@ class Unreported:
 
     def report_late(self) -> None:
         """Send the reports that the slot is late with, oldest first."""
-        while self._report_one(BLOCKED_S if self._slot_reports else LATE_S):
+        while not self._slot_reports_on and self._report_one(LATE_S):
             pass
+
+    @property
+    def _slot_reports_on(self) -> bool:
+        """Whether the slot is at its reports, and not held up by one."""
+        since = self._slot_report_since
+        return since is not None and self._clock.now() - since < BLOCKED_S
 
     def report_all(self) -> None:
         """Send all reports; returns when those that another thread sends are done, too."""
-        self._slot_reports = True
         try:
-            while self._report_one():
-                pass
+            while True:
+                self._slot_report_since = self._clock.now()
+                if not self._report_one():
+                    break
         finally:
-            self._slot_reports = False
+            self._slot_report_since = None
         with self._changed:
             self._changed.wait_for(lambda: not self._reporting)
 

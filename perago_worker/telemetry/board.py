@@ -144,7 +144,7 @@ class Board:
         server = self._servers.setdefault(event.service, _Server())
         if event.date:
             # Read when somebody looks: there are many more requests than looks.
-            server.date, server.dated_at = event.date, self._clock.time()
+            server.date, server.dated_at = event.date, event.at
         if event.status and event.status < 500:
             server.answered_at, server.failures = now, 0
         else:
@@ -160,7 +160,7 @@ class Board:
         self._recent.appendleft(
             {
                 **_identity(event.lease),
-                "ended_at": self._clock.time(),
+                "ended_at": event.at,
                 "outcome": event.outcome.kind,
                 "code": str(event.outcome.code),
                 "reason": _short(event.outcome.reason),

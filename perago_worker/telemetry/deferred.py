@@ -9,8 +9,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Collection
+from contextlib import suppress
 
 from perago_worker.events import (
+    AttemptStarted,
+    BodyOutput,
     Event,
     Listener,
     ServiceFailed,
@@ -18,32 +21,38 @@ from perago_worker.events import (
     StateChanged,
     StepStarted,
 )
+from perago_worker.models import Lease
 
 DELAY_S = 0.05
 """How long an event may wait to be told of."""
 
 MAX_WAITING = 1000
-"""More events do not wait: whoever brings the next one tells the listener of all of them first, at
-the listener's pace."""
+"""When more events wait, because whoever reads the log holds it up, no attempt begins and no body's
+output is taken until they are told of. Nothing else waits then: heartbeats above all go on."""
+
+HELD_UP_S = 1.0
+"""How long whoever cannot wait for a log that is held up waits for it: the worker as a whole, and
+those who look at it."""
 
 
 class Deferred:
     """A listener that tells another one, in the order of events. Safe from any thread.
 
-    The other is told by one thread at a time.
+    The other is told by one thread.
 
     Args:
-        listener: Must not raise; see `Fanout`.
-        in_process: Task types whose bodies run in this process and could end it. What came before
-            such a body begins is told of at once: the log then knows which one it was.
+        listener: Its errors are dropped; see `Fanout`. It tells of no events itself.
+        in_process: Task types whose bodies run in this process and could end it: the log knows
+            which one begins before it does, and what it has said.
     """
 
     def __init__(self, listener: Listener, *, in_process: Collection[str] = ()) -> None:
         self._listener = listener
         self._in_process = frozenset(in_process)
-        self._waiting: deque[Event] = deque()
-        self._telling = threading.Lock()
+        # Events, and what is set when everything before it has been told.
+        self._waiting: deque[Event | threading.Event] = deque()
         self._something_waits = threading.Event()
+        self._hurry = threading.Event()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
         self._thread.start()
@@ -51,44 +60,51 @@ class Deferred:
     def on_event(self, event: Event) -> None:
         """Take note of one event."""
         self._waiting.append(event)
-        if self._cannot_wait(event):
-            self.flush()
-        elif not self._something_waits.is_set():
-            self._something_waits.set()
-
-    def _cannot_wait(self, event: Event) -> bool:
         match event:
-            case StepStarted(lease, "body") if lease.task_type in self._in_process:
-                return True
+            case StepStarted(lease, "body") | BodyOutput(lease) if self._may_end_us(lease):
+                self.flush()
+            case AttemptStarted() | BodyOutput() if len(self._waiting) > MAX_WAITING:
+                self.flush()
             case ServiceFailed() | Stalled() | StateChanged():
-                return True  # the worker may end right after
-        return len(self._waiting) > MAX_WAITING or self._closed.is_set()
+                self.flush(timeout_s=HELD_UP_S)  # the worker may end right after
+            case _ if self._closed.is_set():
+                self.flush(timeout_s=HELD_UP_S)
+            case _ if not self._something_waits.is_set():
+                self._something_waits.set()
+
+    def _may_end_us(self, lease: Lease) -> bool:
+        return lease.task_type in self._in_process
 
     def flush(self, *, timeout_s: float | None = None) -> None:
-        """Tell the listener of all events so far.
+        """Return when the listener has been told of all events so far.
 
         Args:
-            timeout_s: How long to wait while the listener is being told of others, which its log
-                may hold up; what waits is then told of later. Without it, as long as that takes.
+            timeout_s: How long to wait for that at most; it is told later then.
         """
-        if not self._telling.acquire(timeout=-1 if timeout_s is None else timeout_s):
-            return
-        try:
-            for _ in range(len(self._waiting)):
-                self._listener.on_event(self._waiting.popleft())
-        finally:
-            self._telling.release()
+        told = threading.Event()
+        self._waiting.append(told)
+        self._hurry.set()
+        self._something_waits.set()
+        told.wait(timeout_s)
 
     def close(self) -> None:
-        """Tell of everything; from now on, of each event at once. Idempotent."""
+        """Tell of everything, within a bounded time; after this every event is told at once."""
         self._closed.set()
-        self._something_waits.set()
-        self._thread.join()
-        self.flush()
+        self.flush(timeout_s=HELD_UP_S)
 
     def _run(self) -> None:
-        while not self._closed.is_set():
+        while True:
             self._something_waits.wait()
-            self._closed.wait(DELAY_S)
+            self._hurry.wait(DELAY_S)
             self._something_waits.clear()
-            self.flush()
+            self._hurry.clear()
+            self._tell()
+
+    def _tell(self) -> None:
+        while self._waiting:
+            first = self._waiting.popleft()
+            if isinstance(first, threading.Event):
+                first.set()
+                continue
+            with suppress(Exception):
+                self._listener.on_event(first)

@@ -11,8 +11,6 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
-from structlog.contextvars import get_contextvars
-
 _NAMES = {
     logging.DEBUG: "debug",
     logging.INFO: "info",
@@ -62,7 +60,7 @@ class Lines:
             return
         name = _NAMES[level]
         at = datetime.fromtimestamp(self._at, UTC).isoformat().replace("+00:00", "Z")
-        line = {**get_contextvars(), **fields, "event": event, "level": name, "timestamp": at}
+        line = {**fields, "event": event, "level": name, "timestamp": at}
         logger.handle(LineRecord(logger, level, line))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import platform
 import re
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, get_args
 
@@ -113,7 +112,6 @@ class Metrics:
         steps: Names of the steps of an attempt; others are not timed.
         codes: Every code an outcome can have.
         services: Names of the long-lived parts of the worker.
-        wall_clock: Seconds since the epoch.
         trace_of: Returns the id of the trace an attempt belongs to, hex, where there is one.
     """
 
@@ -125,13 +123,11 @@ class Metrics:
         steps: Collection[str],
         codes: Collection[str] = tuple(Code),
         services: Collection[str] = (),
-        wall_clock: Callable[[], float] = time.time,
         trace_of: Callable[[Lease], str | None] = lambda _: None,
     ) -> None:
         # Without this every counter and histogram comes with a second series, its time of creation.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry
-        self._wall_clock = wall_clock
         self._trace_of = trace_of
         self._steps = frozenset(steps)
         self._timed = self._steps - UNTIMED_STEPS
@@ -196,7 +192,7 @@ class Metrics:
     def _poll_finished(self, event: PollFinished) -> None:
         self._polls.labels(event.task_type, event.outcome).inc()
         if event.outcome != "error":
-            self._last_poll.labels(event.task_type).set(self._wall_clock())
+            self._last_poll.labels(event.task_type).set(event.at)
 
     def _exemplar(self, lease: Lease) -> dict[str, str] | None:
         """Return the trace an attempt is part of: the one we make, or that of the task's input."""

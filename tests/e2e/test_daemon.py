@@ -107,6 +107,15 @@ def test_what_a_body_says_reaches_the_log_and_the_task(config: Path) -> None:
     assert set(record["log"]) == {line for _, line in expected}
 
 
+def test_of_a_body_that_ends_the_worker_the_log_has_what_there_was(tmp_path: Path) -> None:
+    config = write_local_config(tmp_path, extra='[tasks."probe.plain"]\nisolation = "thread"\n')
+    task_id = submit(config, "probe.plain", {"do": "exit"})
+    with started_worker(config) as worker:
+        assert worker.wait_exit() == 3
+        assert worker.all_events("attempt.started", task_id=task_id)
+        assert worker.all_events("body.output", task_id=task_id, line="about to exit")
+
+
 def test_sigterm_lets_the_running_body_finish_and_publish(
     config: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -170,6 +170,7 @@ def _die(order: Order, folder: Path) -> None:
 
 
 def _exit(order: Order, folder: Path) -> None:
+    current_attempt().log("about to exit")
     os._exit(3)
 
 

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import count
 
 import pytest
 
-from perago_worker.events import AttemptStarted, Event, StateChanged, StepStarted
+from perago_worker.events import (
+    AttemptStarted,
+    BodyOutput,
+    Event,
+    HeartbeatSent,
+    PollFinished,
+    RequestFinished,
+    ServiceFailed,
+    Stalled,
+    StateChanged,
+    StepFinished,
+    StepStarted,
+)
 from perago_worker.telemetry import deferred
 from perago_worker.telemetry.deferred import MAX_WAITING, Deferred
 from tests.leases import make_lease
@@ -57,6 +69,8 @@ def test_events_are_told_of_in_their_order() -> None:
     "tell",
     [
         lambda listener: listener.on_event(StateChanged("draining")),
+        lambda listener: listener.on_event(ServiceFailed("heartbeats", "", 1.0)),
+        lambda listener: listener.on_event(Stalled("heartbeats", 61.0, "")),
         lambda listener: listener.flush(),
         lambda listener: listener.close(),
     ],
@@ -72,8 +86,8 @@ def test_some_things_wait_for_no_time(tell: Callable[[Deferred], None]) -> None:
 
 
 @pytest.mark.usefixtures("never")
-@pytest.mark.parametrize(("in_process", "told"), [(LEASE.task_type, 3), ("another", 0)])
-def test_a_body_that_could_end_the_process_waits_until_the_log_names_it(
+@pytest.mark.parametrize(("in_process", "told"), [(LEASE.task_type, 4), ("another", 0)])
+def test_of_a_body_that_could_end_the_process_the_log_knows_what_there_is(
     in_process: str, told: int
 ) -> None:
     slow = Slow()
@@ -82,6 +96,8 @@ def test_a_body_that_could_end_the_process_waits_until_the_log_names_it(
         listener.on_event(StepStarted(LEASE, "receive"))
         assert slow.events == []
         listener.on_event(StepStarted(LEASE, "body"))
+        assert len(slow.events) == max(0, told - 1)
+        listener.on_event(BodyOutput(LEASE, "stdout", "about to"))
         assert len(slow.events) == told
 
 
@@ -96,31 +112,81 @@ def test_once_closed_it_tells_at_once() -> None:
 
 
 @pytest.mark.usefixtures("never")
-def test_no_more_wait_than_memory_should_hold() -> None:
+@pytest.mark.parametrize("more", [AttemptStarted(LEASE), BodyOutput(LEASE, "stdout", "")])
+def test_no_more_is_begun_or_said_than_memory_should_hold(more: Event) -> None:
     slow = Slow()
     with closing(Deferred(slow)) as listener:
         for event in steps(MAX_WAITING):
             listener.on_event(event)
         assert slow.events == []
-        listener.on_event(AttemptStarted(LEASE))
+        listener.on_event(more)
         assert len(slow.events) == MAX_WAITING + 1
 
 
-@pytest.mark.usefixtures("never")
-def test_who_looks_does_not_wait_for_a_listener_that_is_held_up() -> None:
+@pytest.fixture
+def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Deferred, Slow]]:
+    """A listener that does not return, with more waiting than may."""
+    monkeypatch.setattr(deferred, "HELD_UP_S", 0.01)
     slow = Slow()
+    slow.go_on.clear()
     with closing(Deferred(slow)) as listener:
-        slow.go_on.clear()
         listener.on_event(AttemptStarted(LEASE))
-        telling = threading.Thread(target=listener.flush)
-        telling.start()
         assert slow.held_up.wait(PATIENCE_S)
-        listener.on_event(StepStarted(LEASE, "body"))
-        listener.flush(timeout_s=0.01)
-        assert slow.events == []
+        for event in steps(MAX_WAITING + 1):
+            listener.on_event(event)
+        yield listener, slow
         slow.go_on.set()
-        telling.join(PATIENCE_S)
-    assert slow.events == [AttemptStarted(LEASE), StepStarted(LEASE, "body")]
+        listener.flush()
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        HeartbeatSent(LEASE, "held", 0.0),
+        RequestFinished("conductor", "extend", "POST", "", 200, 0.1),
+        PollFinished("features.build", "empty"),
+        StepFinished(LEASE, "body", 1.0),
+        StateChanged("draining"),
+    ],
+)
+def test_what_goes_on_does_not_wait_for_a_log_that_is_held_up(
+    held_up: tuple[Deferred, Slow], event: Event
+) -> None:
+    listener, slow = held_up
+    listener.on_event(event)
+    assert slow.events == []
+
+
+def test_nor_do_those_who_look(held_up: tuple[Deferred, Slow]) -> None:
+    listener, slow = held_up
+    listener.flush(timeout_s=0.01)
+    assert slow.events == []
+
+
+def test_what_begins_does_wait_for_it(held_up: tuple[Deferred, Slow]) -> None:
+    listener, slow = held_up
+    beginning = threading.Thread(target=listener.on_event, args=(AttemptStarted(LEASE),))
+    beginning.start()
+    beginning.join(0.05)
+    assert beginning.is_alive()
+    slow.go_on.set()
+    beginning.join(PATIENCE_S)
+    assert len(slow.events) == MAX_WAITING + 3
+
+
+@pytest.mark.usefixtures("never")
+def test_a_listener_that_fails_is_told_of_the_next() -> None:
+    class Failing(Slow):
+        def on_event(self, event: Event) -> None:
+            super().on_event(event)
+            raise ZeroDivisionError
+
+    failing, events = Failing(), steps(3)
+    with closing(Deferred(failing)) as listener:
+        for event in events:
+            listener.on_event(event)
+        listener.flush()
+        assert failing.events == events
 
 
 def test_many_threads_lose_nothing_and_keep_their_order() -> None:

@@ -7,13 +7,13 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from perago_worker.adapters.system import SystemClock
 from perago_worker.errors import ConfigError
@@ -35,16 +35,16 @@ class Worker:
     not_started: list[str] = field(default_factory=list)
     status: dict[str, Any] = field(default_factory=empty_status)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
-    caught_up: int = 0
+    catch_up: Callable[[], None] = lambda: None
 
-    def catch_up(self) -> None:
-        self.caught_up += 1
+    def latest(self) -> None:
+        self.catch_up()
 
     def server(self, listen: str = "127.0.0.1:0") -> TelemetryServer:
         return TelemetryServer(
             listen,
             registry=self.registry,
-            catch_up=self.catch_up,
+            catch_up=self.latest,
             liveness=lambda: self.not_alive,
             readiness=lambda: self.not_ready,
             startup=lambda: self.not_started,
@@ -126,14 +126,23 @@ def test_a_probe_that_breaks_fails(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/status.json", "/metrics"])
 def test_what_is_shown_is_the_latest(worker: Worker, server: TelemetryServer, path: str) -> None:
-    ask(server, path)
-    assert worker.caught_up == 1
+    seen = Gauge("seen", "As of the last look.", registry=worker.registry)
+
+    def catch_up() -> None:
+        seen.set(7)
+        worker.status["worker"]["id"] = "as of 7.0"
+
+    worker.catch_up = catch_up
+    assert "7.0" in ask(server, path).body
 
 
 def test_probes_wait_for_nobody(worker: Worker, server: TelemetryServer) -> None:
+    def catch_up() -> None:
+        raise AssertionError("a log that is held up would hold this up")
+
+    worker.catch_up = catch_up
     for path in ("/livez", "/readyz", "/startupz", "/stacks"):
-        ask(server, path)
-    assert worker.caught_up == 0
+        assert ask(server, path).status == 200
 
 
 def test_metrics_are_in_the_format_that_was_asked_for(

@@ -67,7 +67,6 @@ class Observed:
             slots=SLOTS if slots is None else slots,
             steps=STEP_NAMES,
             services=("heartbeats",),
-            wall_clock=lambda: 1_700_000_000.0,
         )
 
     def see(self, *events: Event) -> None:
@@ -204,9 +203,9 @@ def test_polls_are_counted_and_the_last_good_one_is_dated(observed: Observed) ->
     observed.see(PollFinished("a", "error"))
     assert observed.value("last_successful_poll_timestamp_seconds", task="a") == 0
 
-    observed.see(PollFinished("a", "empty"), PollFinished("a", "tasks", count=2))
+    observed.see(PollFinished("a", "empty"), PollFinished("a", "tasks", count=2, at=1.5e9))
 
-    assert observed.value("last_successful_poll_timestamp_seconds", task="a") == 1_700_000_000
+    assert observed.value("last_successful_poll_timestamp_seconds", task="a") == 1.5e9
     assert observed.value("last_successful_poll_timestamp_seconds", task="b") == 0
     for outcome in ("error", "empty", "tasks"):
         assert observed.value("polls_total", task="a", outcome=outcome) == 1
@@ -316,7 +315,7 @@ def test_the_process_is_measured_too(observed: Observed) -> None:
     assert observed.registry.get_sample_value("process_resident_memory_bytes")
 
 
-def test_times_are_wall_clock_unless_another_clock_is_given() -> None:
+def test_times_are_those_of_events() -> None:
     registry = CollectorRegistry()
     before = time.time()
     Metrics(registry, slots={"a": 1}, steps=STEP_NAMES).on_event(PollFinished("a", "empty"))

@@ -172,8 +172,9 @@ def test_a_servers_clock_is_compared_with_ours(
 ) -> None:
     """Dates are whole seconds, so that half of one is what is not known."""
     date = formatdate(watched.clock.time() + ahead_s, usegmt=True)
-    watched.see(RequestFinished("lakefs", "read", "GET", "", 200, 0.1, date))
-    watched.see(RequestFinished("conductor", "poll", "GET", "", 0, 0.1))
+    now = watched.clock.time()
+    watched.see(RequestFinished("lakefs", "read", "GET", "", 200, 0.1, date, at=now))
+    watched.see(RequestFinished("conductor", "poll", "GET", "", 0, 0.1, at=now))
 
     first, second = watched.snapshot()["servers"]
 
