@@ -62,7 +62,7 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
     asked_for = (each for each in (summary, bars, traces) if each)
     listener = Deferred(
         Fanout([EventLog(), *asked_for, *watching.listeners]),
-        in_process=[d.name for d in definitions if config.task(d.name).isolation == "thread"],
+        at_once=any(config.task(d.name).isolation == "thread" for d in definitions),
     )
     with (
         closing(listener),

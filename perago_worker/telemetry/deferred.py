@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection
 from contextlib import suppress
 
 from perago_worker.events import (
@@ -19,16 +18,14 @@ from perago_worker.events import (
     ServiceFailed,
     Stalled,
     StateChanged,
-    StepStarted,
 )
-from perago_worker.models import Lease
 
 DELAY_S = 0.05
 """How long an event may wait to be told of."""
 
 MAX_WAITING = 1000
 """When more events wait, because whoever reads the log holds it up, no attempt begins and no body's
-output is taken until they are told of. Nothing else waits then: heartbeats above all go on."""
+output is taken until they are told of. Other events do not wait: heartbeats above all go on."""
 
 HELD_UP_S = 1.0
 """How long whoever cannot wait for a log that is held up waits for it: the worker as a whole, and
@@ -42,27 +39,29 @@ class Deferred:
 
     Args:
         listener: Its errors are dropped; see `Fanout`. It tells of no events itself.
-        in_process: Task types whose bodies run in this process and could end it: the log knows
-            which one begins before it does, and what it has said.
+        at_once: Defer nothing: tell where an event happens. For a worker with bodies in threads of
+            its own, which could end the process, or fork it.
     """
 
-    def __init__(self, listener: Listener, *, in_process: Collection[str] = ()) -> None:
+    def __init__(self, listener: Listener, *, at_once: bool = False) -> None:
         self._listener = listener
-        self._in_process = frozenset(in_process)
+        self._at_once = at_once
         # Events, and what is set when everything before it has been told.
         self._waiting: deque[Event | threading.Event] = deque()
         self._something_waits = threading.Event()
         self._hurry = threading.Event()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
-        self._thread.start()
+        if not at_once:
+            self._thread.start()
 
     def on_event(self, event: Event) -> None:
         """Take note of one event."""
+        if self._at_once:
+            self._listener.on_event(event)
+            return
         self._waiting.append(event)
         match event:
-            case StepStarted(lease, "body") | BodyOutput(lease) if self._may_end_us(lease):
-                self.flush()
             case AttemptStarted() | BodyOutput() if len(self._waiting) > MAX_WAITING:
                 self.flush()
             case ServiceFailed() | Stalled() | StateChanged():
@@ -72,15 +71,14 @@ class Deferred:
             case _ if not self._something_waits.is_set():
                 self._something_waits.set()
 
-    def _may_end_us(self, lease: Lease) -> bool:
-        return lease.task_type in self._in_process
-
     def flush(self, *, timeout_s: float | None = None) -> None:
         """Return when the listener has been told of all events so far.
 
         Args:
             timeout_s: How long to wait for that at most; it is told later then.
         """
+        if self._at_once:
+            return
         told = threading.Event()
         self._waiting.append(told)
         self._hurry.set()

@@ -50,6 +50,7 @@ class Slow:
 def never(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is told of only because time has passed."""
     monkeypatch.setattr(deferred, "DELAY_S", 2 * PATIENCE_S)
+    monkeypatch.setattr(deferred, "HELD_UP_S", PATIENCE_S)
 
 
 def steps(number: int) -> list[Event]:
@@ -85,20 +86,22 @@ def test_some_things_wait_for_no_time(tell: Callable[[Deferred], None]) -> None:
         assert slow.events[:3] == events
 
 
-@pytest.mark.usefixtures("never")
-@pytest.mark.parametrize(("in_process", "told"), [(LEASE.task_type, 4), ("another", 0)])
-def test_of_a_body_that_could_end_the_process_the_log_knows_what_there_is(
-    in_process: str, told: int
-) -> None:
-    slow = Slow()
-    with closing(Deferred(slow, in_process=[in_process])) as listener:
-        listener.on_event(AttemptStarted(LEASE))
-        listener.on_event(StepStarted(LEASE, "receive"))
-        assert slow.events == []
-        listener.on_event(StepStarted(LEASE, "body"))
-        assert len(slow.events) == max(0, told - 1)
-        listener.on_event(BodyOutput(LEASE, "stdout", "about to"))
-        assert len(slow.events) == told
+def test_with_bodies_that_could_end_the_process_it_tells_where_things_happen() -> None:
+    tellers: list[threading.Thread] = []
+
+    class Noting(Slow):
+        def on_event(self, event: Event) -> None:
+            tellers.append(threading.current_thread())
+            super().on_event(event)
+
+    noting, events = Noting(), steps(3)
+    with closing(Deferred(noting, at_once=True)) as listener:
+        for event in events:
+            listener.on_event(event)
+            assert noting.events[-1] is event
+        listener.flush()
+    assert noting.events == events
+    assert set(tellers) == {threading.current_thread()}
 
 
 @pytest.mark.usefixtures("never")
@@ -202,6 +205,7 @@ def test_many_threads_lose_nothing_and_keep_their_order() -> None:
             thread.start()
         for thread in threads:
             thread.join()
+        listener.flush()
     numbers = {str(each): count() for each in range(4)}
     for event in slow.events:
         assert isinstance(event, StepStarted)
