@@ -11,6 +11,8 @@ from __future__ import annotations
 import http.client
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPMessage, HTTPResponse, LineTooLong
 from types import FunctionType
 from typing import Any, BinaryIO
@@ -67,6 +69,11 @@ class QuickResponse(HTTPResponse):
         HTTPResponse.begin.__code__, {**vars(http.client), "parse_headers": parse_head}
     )
 
+    @property
+    def ended(self) -> bool:
+        """Whether the body has been read to its end, so that the next answer comes after it."""
+        return self.length == 0 or (self.length is None and self.isclosed())
+
 
 class PlainConnection(HTTPConnection):
     """A connection that reads heads quickly, and sends them together with small bodies."""
@@ -78,10 +85,16 @@ class PlainConnection(HTTPConnection):
         """Send a request; in one piece if it is small, since two wake up the server twice."""
         if isinstance(body, str):
             body = body.encode()
+        with self.in_one_piece(body):
+            super().request(method, url, body, *rest, **options)
+
+    @contextmanager
+    def in_one_piece(self, body: Any) -> Iterator[None]:
+        """Have the head of a request wait for its body, if that is small."""
         small = isinstance(body, bytes) and 0 < len(body) <= SMALL_BYTES
         self._held = b"" if small else None
         try:
-            super().request(method, url, body, *rest, **options)
+            yield
         finally:
             self._held = None
 

@@ -9,25 +9,25 @@ says that repeating it is of no use, and a success must be what the call answers
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException
+from ssl import SSLError
 from typing import Any
 
-from urllib3.exceptions import (
-    ClosedPoolError,
-    HTTPError,
-    NewConnectionError,
-    ProxyError,
-    SSLError,
-)
+from urllib3.exceptions import ClosedPoolError
 
+from perago_worker.adapters.conductor.pools import CannotConnectError
 from perago_worker.errors import QueueRefused, QueueUnavailable
 
 _COME_BACK = frozenset({408, 425, 429})
 _TOKEN_ERRORS = frozenset({"EXPIRED_TOKEN", "INVALID_TOKEN"})
 _MAX_MESSAGE_CHARS = 300
+_GZIP = 31
+"""`wbits` of a gzip stream. Source: zlib."""
 
 
 class NotFoundAnswer(QueueUnavailable):
@@ -137,19 +137,41 @@ class Answer:
 
 @contextmanager
 def translated(call: str) -> Iterator[None]:
-    """Turn what urllib3 raises into `QueueUnavailable`, naming the call and the kind of failure.
+    """Turn what an exchange raises into `QueueUnavailable`, naming the call and what is wrong.
 
     The text of an exception may hold the address, with what people put into addresses; of failures
-    to connect the reason alone is told.
+    to connect the reason alone is told. A server that wants another certificate says so when it is
+    asked for the first answer, which is a failure to connect, too.
     """
     try:
         yield
-    except (NewConnectionError, ProxyError, SSLError) as problem:
+    except (CannotConnectError, SSLError) as problem:
         raise QueueUnavailable(f"{call}: cannot connect: {_reason(problem)}") from problem
     except ClosedPoolError as problem:
         raise QueueUnavailable(f"{call}: the connections are closed") from problem
-    except (HTTPError, ValueError) as problem:
+    except TimeoutError as problem:
+        raise QueueUnavailable(f"{call}: no answer in time") from problem
+    except (OSError, HTTPException, ValueError) as problem:
         raise QueueUnavailable(f"{call}: no answer ({type(problem).__name__})") from problem
+
+
+def unpacked(body: bytes, call: str, limit: int | None) -> bytes:
+    """Return a body that came compressed by gzip, the one way that is asked for.
+
+    Raises:
+        QueueRefused: It has more than `limit` bytes.
+        QueueUnavailable: It is not whole, or something else.
+    """
+    stream = zlib.decompressobj(wbits=_GZIP)
+    try:
+        plain = stream.decompress(body, 0 if limit is None else limit + 1)
+    except zlib.error as problem:
+        raise QueueUnavailable(f"{call}: the answer cannot be decompressed") from problem
+    if limit is not None and len(plain) > limit:
+        raise QueueRefused(f"{call}: the answer has more than {limit} bytes")
+    if not stream.eof:
+        raise QueueUnavailable(f"{call}: the compressed answer is not whole")
+    return plain
 
 
 def _reason(problem: BaseException) -> str:

@@ -3,47 +3,31 @@
 from __future__ import annotations
 
 import ssl
-import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
-from urllib3 import (
-    BaseHTTPResponse,
-    HTTPConnectionPool,
-    HTTPSConnectionPool,
-    PoolManager,
-    ProxyManager,
-    Timeout,
-)
+from urllib3 import PoolManager, ProxyManager
 from urllib3.util import make_headers, parse_url
 
 from perago_worker._version import __version__
-from perago_worker.adapters.http_heads import PlainConnection, SecureConnection
+from perago_worker.adapters.conductor.pools import Pool, SecurePool
+from perago_worker.adapters.http_heads import QuickResponse
 from perago_worker.adapters.keys import FixedKeys, Keys, KeySource
 from perago_worker.adapters.tls import TlsFileError, TlsSettings, client_context
 from perago_worker.errors import ConfigError, ConfigProblem
-
-KEEPALIVE_S = 45.0
-"""How long an idle connection is kept: longer than heartbeats are apart, shorter than servers do.
-
-Where the server closes first, a request can run into the closing connection, and a poll that does
-is lost. Source: Conductor 3.32.1 and common load balancers close after 60 seconds.
-"""
 
 KEPT_CONNECTIONS = 256
 """How many idle connections are kept. How many there are is not bounded here: one call per slot,
 poller and heartbeat at a time, the worker's own limits bound it, and a call that waits for a
 connection would wait at the expense of a lease."""
 
-LARGE_BODY_BYTES = 1 << 16
-"""From here on a body may not fit into what the kernel takes at once."""
-
 _HEADERS = {
     "Accept": "*/*",
-    "Accept-Encoding": "gzip, deflate",
+    "Accept-Encoding": "gzip",
     "User-Agent": f"perago-worker/{__version__}",
 }
 
@@ -104,16 +88,18 @@ class Client:
         host = parts.netloc.rpartition("@")[2]
         proxy = _proxy_for(parts.scheme, host)
         manager = _manager(proxy, trust)
-        manager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
-        self._pool = manager.connection_from_url(f"{parts.scheme}://{host}")
+        manager.pool_classes_by_scheme = {"http": Pool, "https": SecurePool}
+        pool = manager.connection_from_url(f"{parts.scheme}://{host}")
+        assert isinstance(pool, Pool)  # noqa: S101 -- the manager has no others
+        self._pool = pool
         # What goes to a proxy as it is names the server, what goes through it does not.
         forwarded = proxy is not None and parts.scheme == "http"
         self._prefix = (f"http://{host}" if forwarded else "") + parts.path.rstrip("/")
         self._headers = {**_HEADERS, **_authorization(parts.username, parts.password)}
         if forwarded:
-            self._headers["Host"] = host
+            self._headers |= {"Host": host, **pool.proxy_headers}
 
-    def open(
+    def exchange(
         self,
         method: str,
         target: str,
@@ -122,31 +108,19 @@ class Client:
         headers: Mapping[str, str],
         connect_s: float,
         answer_s: float,
-    ) -> BaseHTTPResponse:
-        """Send a request and return its answer, of which only the head is read.
+    ) -> AbstractContextManager[QuickResponse]:
+        """Send a request below the address; `Pool.exchange` says the rest.
 
         Args:
             target: Path and query, quoted.
-            connect_s: Longest time for connecting.
-            answer_s: Longest silence of the server.
-
-        Raises:
-            urllib3.exceptions.HTTPError: There is none.
         """
-        if content is not None and len(content) >= LARGE_BODY_BYTES:
-            connect_s = max(connect_s, answer_s)  # a new connection sends under this limit, too
-        # The one server's pool itself: choosing among servers, following redirects and trying
-        # again is not wanted, and is a good part of what a request costs.
-        return self._pool.urlopen(
+        return self._pool.exchange(
             method,
             self._prefix + target,
-            body=content,
+            content=content,
             headers={**self._headers, **headers},
-            timeout=Timeout(connect=connect_s, read=answer_s),
-            retries=False,
-            redirect=False,
-            assert_same_host=False,
-            preload_content=False,
+            connect_s=connect_s,
+            answer_s=answer_s,
         )
 
     def close(self) -> None:
@@ -210,31 +184,3 @@ def _authorization(user: str | None, password: str | None) -> Mapping[str, str]:
     if not user and not password:
         return {}
     return make_headers(basic_auth=f"{unquote(user or '')}:{unquote(password or '')}")
-
-
-class _Aging(PlainConnection):
-    """A connection that counts as lost when it has not been used for a while."""
-
-    _answered_at = 0.0
-
-    @property
-    def is_connected(self) -> bool:
-        """Asked by the pool before it hands the connection out; it then connects anew."""
-        return time.monotonic() - self._answered_at < KEEPALIVE_S and super().is_connected
-
-    def getresponse(self) -> Any:
-        response = super().getresponse()
-        self._answered_at = time.monotonic()
-        return response
-
-
-class _AgingSecure(_Aging, SecureConnection):
-    """The same with TLS."""
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Aging
-
-
-class _SecurePool(HTTPSConnectionPool):
-    ConnectionCls = _AgingSecure

@@ -13,12 +13,11 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from http.client import IncompleteRead
 from typing import Any
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
-from urllib3 import BaseHTTPResponse
-
-from perago_worker.adapters.conductor.answers import Answer, translated
+from perago_worker.adapters.conductor.answers import Answer, translated, unpacked
 from perago_worker.adapters.conductor.auth import TokenSource
 from perago_worker.adapters.conductor.client import (
     Client,
@@ -26,6 +25,7 @@ from perago_worker.adapters.conductor.client import (
     open_client,
     trust_of,
 )
+from perago_worker.adapters.http_heads import QuickResponse
 from perago_worker.adapters.tls import RenewedCertificate, usual_trust
 from perago_worker.errors import QueueRefused, QueueUnavailable
 from perago_worker.events import Listener, RequestFinished
@@ -204,29 +204,27 @@ class Transport:
             self._certificate.refresh()
         with translated(call):
             deadline = self._clock.now() + connect_s + answer_s
-            response = (client or self._client).open(
+            with (client or self._client).exchange(
                 request.method,
                 f"{request.path}?{query}" if query else request.path,
                 content=request.content,
                 headers=headers,
                 connect_s=connect_s,
                 answer_s=answer_s,
-            )
-            try:
+            ) as response:
                 body = self._read(response, call, deadline, request.limit)
-            finally:
-                # Closes the connection of an answer that was not read to its end, and no other.
-                response.close()
+            if response.getheader("content-encoding"):
+                body = unpacked(body, call, request.limit)
         return Answer(
             call=call,
             status=response.status,
-            content_type=response.headers.get("content-type", "").partition(";")[0].strip().lower(),
-            date=response.headers.get("date", ""),
+            content_type=response.getheader("content-type", "").partition(";")[0].strip().lower(),
+            date=response.getheader("date", ""),
             body=body,
         )
 
     def _read(
-        self, response: BaseHTTPResponse, call: str, deadline: float, limit: int | None
+        self, response: QuickResponse, call: str, deadline: float, limit: int | None
     ) -> bytes:
         body = bytearray()
         # As much as has arrived, and no waiting for more: each read is timed by itself, so that an
@@ -237,6 +235,8 @@ class Transport:
                 raise QueueRefused(f"{call}: the answer has more than {limit} bytes")
             if self._clock.now() > deadline:
                 raise QueueUnavailable(f"{call}: the answer did not end in time")
+        if not response.ended:
+            raise IncompleteRead(bytes(body), response.length)
         return bytes(body)
 
     def _fetch_token(self) -> str | None:

@@ -1,0 +1,123 @@
+"""Pools of connections to one server, and what passes over one of them: a request and its answer.
+
+urllib3 connects (proxies, tunnels, TLS) and keeps connections. Requests and answers are those of
+the standard library below it: what urllib3 adds to each of them for all of its users takes twice
+the time, and none of that is wanted here: choosing among servers, following redirects, trying
+again. decisions/0021 has the figures.
+"""
+
+from __future__ import annotations
+
+import http.client
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError
+
+from perago_worker.adapters.http_heads import PlainConnection, QuickResponse, SecureConnection
+
+KEEPALIVE_S = 45.0
+"""How long an idle connection is kept: longer than heartbeats are apart, shorter than servers do.
+
+Where the server closes first, a request can run into the closing connection, and a poll that does
+is lost. Source: Conductor 3.32.1 and common load balancers close after 60 seconds.
+"""
+
+
+class CannotConnectError(Exception):
+    """No connection could be made, and nothing was sent; the cause says why."""
+
+
+class _Connection(PlainConnection):
+    """A connection that counts as lost when it has not been used for a while."""
+
+    answered_at = 0.0
+
+    @property
+    def is_connected(self) -> bool:
+        """Asked by the pool before it hands the connection out; it then connects anew."""
+        return time.monotonic() - self.answered_at < KEEPALIVE_S and super().is_connected
+
+    def ask(
+        self, method: str, target: str, content: bytes | None, headers: Mapping[str, str]
+    ) -> QuickResponse:
+        """Send a request and return its answer, of which only the head is read."""
+        # A server that hangs up before it has read everything may have said why.
+        with suppress(BrokenPipeError), self.in_one_piece(content):
+            http.client.HTTPConnection.request(self, method, target, content, headers)
+        response = http.client.HTTPConnection.getresponse(self)
+        assert isinstance(response, QuickResponse)  # noqa: S101 -- response_class
+        return response
+
+
+class _SecureConnection(_Connection, SecureConnection):
+    """The same with TLS."""
+
+
+class Pool(HTTPConnectionPool):
+    """Connections to one server without TLS. Safe from any thread."""
+
+    ConnectionCls = _Connection
+
+    @contextmanager
+    def exchange(
+        self,
+        method: str,
+        target: str,
+        *,
+        content: bytes | None,
+        headers: Mapping[str, str],
+        connect_s: float,
+        answer_s: float,
+    ) -> Iterator[QuickResponse]:
+        """Send a request, once, and yield its answer, of which only the head is read.
+
+        The connection is kept for others if the answer has been read to its end.
+
+        Args:
+            target: What the request line names: a path with its query, or a whole address where a
+                proxy is to forward it.
+            connect_s: Longest time for each step of connecting.
+            answer_s: Longest silence of the server, and longest wait for it to take what is sent.
+
+        Raises:
+            CannotConnectError: Nothing was sent.
+            urllib3.exceptions.ClosedPoolError: The pool is closed.
+            OSError: There is no answer; also when it is read.
+            http.client.HTTPException: The same.
+        """
+        connection = self._get_conn()
+        assert isinstance(connection, _Connection)  # noqa: S101 -- ConnectionCls
+        try:
+            if connection.is_closed:
+                connection.timeout = connect_s
+                self._connect(connection, forwarded="://" in target)
+            connection.sock.settimeout(answer_s)
+            response = connection.ask(method, target, content, headers)
+            yield response
+            ended = response.ended
+            response.close()
+        except BaseException:
+            connection.close()
+            raise
+        if not ended:
+            connection.close()
+        connection.answered_at = time.monotonic()
+        self._put_conn(connection)
+
+    def _connect(self, connection: _Connection, *, forwarded: bool) -> None:
+        try:
+            if self.proxy is not None and not forwarded:
+                self._prepare_proxy(connection)
+            else:
+                connection.connect()
+        except (HTTPError, OSError, http.client.HTTPException, ValueError) as problem:
+            raise CannotConnectError from problem
+
+
+class SecurePool(Pool, HTTPSConnectionPool):
+    """The same with TLS."""
+
+    ConnectionCls = _SecureConnection
