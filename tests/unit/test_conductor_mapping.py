@@ -13,6 +13,7 @@ from perago_worker.adapters.conductor.mapping import (
     MAX_OUTPUT_BYTES,
     UnreadableTaskError,
 )
+from perago_worker.adapters.partial_import import without_packages
 from perago_worker.errors import QueueRefused, QueueUnavailable
 from perago_worker.models import Held, Lease, Lost, Outcome
 from perago_worker.ports import TaskEnd
@@ -235,7 +236,6 @@ class TestReport:
             "status": "COMPLETED",
             "outputData": {"result": {"rows": 3}},
             "logs": [{"log": "one", "taskId": "task-1", "createdTime": 17}],
-            "extendLease": False,
         }
 
     @pytest.mark.parametrize(
@@ -323,6 +323,23 @@ class TestOtherUpdates:
         body = json.loads(mapping.failure("task-1", "workflow-1", "host:1:abc", "unreadable"))
         assert body["status"] == "FAILED"
         assert body["reasonForIncompletion"] == "unreadable"
+
+
+def test_fields_of_updates_are_those_that_the_sdk_knows(lease: Lease) -> None:
+    with without_packages("conductor.client", "conductor.client.http.models"):
+        from conductor.client.http.models.task_exec_log import TaskExecLog
+        from conductor.client.http.models.task_result import TaskResult
+    outcome = Outcome(kind="failed", code="body_failed", reason="why", output={"a": 1}, log=("x",))
+    updates = [
+        mapping.report(lease, outcome, time_ms=1),
+        mapping.failure("task", "workflow", "worker", "why"),
+        mapping.extension(lease),
+        mapping.give_back(lease, after_s=1),
+    ]
+    for update in map(json.loads, updates):
+        assert set(update) <= set(TaskResult.attribute_map.values())
+        for entry in update.get("logs", ()):
+            assert set(entry) == set(TaskExecLog.attribute_map.values())
 
 
 class TestLogs:

@@ -950,8 +950,8 @@ assert conductor.client.http.models.task is module
 
     def test_uses_the_sdk_that_was_imported_before(self) -> None:
         program = """
-import conductor.client.http.models.task_result as module
+import conductor.client.http.api.task_resource_api as module
 from perago_worker.adapters.conductor import sdk
-assert sdk.TaskResult is module.TaskResult
+assert sdk.TaskResourceApi is module.TaskResourceApi
 """
         subprocess.run([sys.executable, "-c", program], check=True)

@@ -12,7 +12,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from perago_worker.adapters.conductor.sdk import TaskExecLog, TaskResult, wire
 from perago_worker.errors import QueueRefused, QueueUnavailable
 from perago_worker.models import Held, Lease, LeaseIdentity, Lost, Observation, Outcome
 from perago_worker.ports import TaskEnd
@@ -31,6 +30,9 @@ Source: `conductor.app.taskExecLogSizeLimit`.
 
 POLL_TIMEOUT_MARGIN_S = 5
 """How far a task is kept from its poll timeout when it goes back to the queue."""
+
+_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+"""Not ASCII-only: Conductor measures UTF-8, and so is what is measured here."""
 
 Record = Mapping[str, Any]
 """A task as Conductor's JSON has it."""
@@ -166,54 +168,38 @@ def report(lease: Lease, outcome: Outcome, *, time_ms: int) -> bytes:
         QueueRefused: The output is not JSON or is larger than Conductor takes; or outcomes of this
             kind are not reported.
     """
-    result = TaskResult(
-        workflow_instance_id=lease.workflow_id,
-        task_id=lease.task_id,
-        worker_id=lease.worker_id,
-        status=_status(outcome),
-        reason_for_incompletion=_encodable(outcome.full_reason) or None,
+    output = _output(outcome)
+    body = _update(
+        lease,
+        _status(outcome),
+        reasonForIncompletion=_encodable(outcome.full_reason) or None,
         logs=[_log(lease, entry, time_ms) for entry in log_entries(outcome.log)] or None,
     )
-    return _body(result, output=_output(outcome))
+    # It is rendered already, to be measured, so that it is rendered once.
+    return body if output is None else body[:-1] + b',"outputData":' + output + b"}"
 
 
 def failure(task_id: str, workflow_id: str, worker_id: str, reason: str) -> bytes:
     """Render the failure of a task of which there is no lease."""
-    return _body(
-        TaskResult(
-            workflow_instance_id=workflow_id,
-            task_id=task_id,
-            worker_id=worker_id,
-            status="FAILED",
-            reason_for_incompletion=_encodable(reason),
-        )
+    return _json(
+        {
+            "taskId": task_id,
+            "workflowInstanceId": workflow_id,
+            "workerId": worker_id,
+            "status": "FAILED",
+            "reasonForIncompletion": _encodable(reason),
+        }
     )
 
 
 def extension(lease: Lease) -> bytes:
     """Render a lease extension; Conductor looks at nothing else of it."""
-    return _body(
-        TaskResult(
-            workflow_instance_id=lease.workflow_id,
-            task_id=lease.task_id,
-            worker_id=lease.worker_id,
-            status="IN_PROGRESS",
-            extend_lease=True,
-        )
-    )
+    return _update(lease, "IN_PROGRESS", extendLease=True)
 
 
 def give_back(lease: Lease, *, after_s: int) -> bytes:
     """Render the update that puts a task back in the queue: in progress, but not extending."""
-    return _body(
-        TaskResult(
-            workflow_instance_id=lease.workflow_id,
-            task_id=lease.task_id,
-            worker_id=lease.worker_id,
-            status="IN_PROGRESS",
-            callback_after_seconds=after_s,
-        )
-    )
+    return _update(lease, "IN_PROGRESS", extendLease=False, callbackAfterSeconds=after_s)
 
 
 def give_back_delay(record: Record, lease: Lease, *, after_s: float, server_time: float) -> int:
@@ -273,22 +259,20 @@ def _output(outcome: Outcome) -> bytes | None:
     return output
 
 
-def _body(result: TaskResult, *, output: bytes | None = None) -> bytes:
-    """Render an update around an output that is rendered already, so that it is rendered once."""
-    fields = wire(result)
-    fields["status"] = result.status.name
-    if entries := fields.pop("logs", None):
-        fields["logs"] = [wire(entry) for entry in entries]
-    fields.pop("outputData", None)
-    body = _json(fields)
-    if output is None:
-        return body
-    return body[:-1] + b',"outputData":' + output + b"}"
+def _update(lease: Lease, status: str, **fields: Any) -> bytes:
+    """Render an update of a task, without fields of None."""
+    update = {
+        "taskId": lease.task_id,
+        "workflowInstanceId": lease.workflow_id,
+        "workerId": lease.worker_id,
+        "status": status,
+    }
+    return _json(update | {name: value for name, value in fields.items() if value is not None})
 
 
-def _log(lease: Lease, entry: str, time_ms: int) -> TaskExecLog:
+def _log(lease: Lease, entry: str, time_ms: int) -> Record:
     # Conductor silently leaves out entries that lack the task or the time.
-    return TaskExecLog(log=_encodable(entry), task_id=lease.task_id, created_time=time_ms)
+    return {"log": _encodable(entry), "taskId": lease.task_id, "createdTime": time_ms}
 
 
 def _encodable(text: str) -> str:
@@ -297,5 +281,4 @@ def _encodable(text: str) -> str:
 
 
 def _json(value: Any) -> bytes:
-    # Not ASCII-only: Conductor measures UTF-8, and so is what is measured here.
-    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    return _ENCODER.encode(value).encode()

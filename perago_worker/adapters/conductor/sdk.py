@@ -1,11 +1,10 @@
 """What the adapter uses of conductor-python, imported without what it would do to the process.
 
-Used are the resource classes, which know Conductor's endpoints and parameters, and the models of
-what is sent. Not used is what lies below them, the SDK's client: it sends a poll whose answer was
-lost a second time, so that tasks end up with nobody; it replaces a configured HTTP client after a
-protocol error; one task it cannot read makes it drop a whole batch; a stray 404 from `/token` turns
-authentication off for good; and keys found in the environment overrule ours. `transport` stands in
-for that client.
+Used are the resource classes, which know Conductor's endpoints and parameters. Not used is what
+lies below them, the SDK's client: it sends a poll whose answer was lost a second time, so that
+tasks end up with nobody; it replaces a configured HTTP client after a protocol error; one task it
+cannot read makes it drop a whole batch; a stray 404 from `/token` turns authentication off for
+good; and keys found in the environment overrule ours. `transport` stands in for that client.
 
 Importing any part of the SDK runs its top package, which loads its worker runtime, sets the start
 method of `multiprocessing` for the whole process and adds a method to every logger. Task code may
@@ -16,7 +15,6 @@ without the SDK's client and what that loads.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
 
 from perago_worker.adapters.partial_import import without_packages
 
@@ -34,18 +32,5 @@ with without_packages(
 ):
     from conductor.client.http.api.metadata_resource_api import MetadataResourceApi
     from conductor.client.http.api.task_resource_api import TaskResourceApi
-    from conductor.client.http.models.task_exec_log import TaskExecLog
-    from conductor.client.http.models.task_result import TaskResult
 
-
-def wire(model: Any) -> dict[str, Any]:
-    """Return a model of the SDK as a JSON object with Conductor's field names, unset ones left out.
-
-    Shallow on purpose: what is inside `outputData` is the author's, and the SDK's own conversion
-    would turn what is not JSON into something else without a word.
-    """
-    values = ((key, getattr(model, name)) for name, key in model.attribute_map.items())
-    return {key: value for key, value in values if value is not None}
-
-
-__all__ = ["MetadataResourceApi", "TaskExecLog", "TaskResourceApi", "TaskResult", "wire"]
+__all__ = ["MetadataResourceApi", "TaskResourceApi"]
