@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 
@@ -68,16 +69,25 @@ def _upload_file(
     with open_regular(workspace.directory / path) as file:
         settle(file.fileno())
         reader = DigestingReader(file, store.new_digest(size), moved=moved, repeats=repeats)
-        stored = stage.write(workspace.key(path), reader.as_binary(), size)
+        try:
+            stored = stage.write(workspace.key(path), reader.as_binary(), size)
+        except StoreUnavailable as error:
+            if os.fstat(file.fileno()).st_size < size:
+                raise _changed_in_size(path) from error  # which no other try would get round
+            raise
         grown = bool(file.read(1))
         checksum = reader.digest.hexdigest()
         state = settled_state(file.fileno(), size, checksum)
     if grown or reader.bytes_read != size:
-        raise RetryableAttemptError(
-            Code.WORKSPACE_CHANGED,
-            f"file {path!a} changed in size while it was being published. "
-            "Nothing may write to the workspace once the body has returned.",
-        )
+        raise _changed_in_size(path)
     if (stored.size, stored.checksum) != (size, checksum):
         raise StoreUnavailable(f"file {path!a} was stored damaged")
     return state
+
+
+def _changed_in_size(path: str) -> RetryableAttemptError:
+    return RetryableAttemptError(
+        Code.WORKSPACE_CHANGED,
+        f"file {path!a} changed in size while it was being published. "
+        "Nothing may write to the workspace once the body has returned.",
+    )

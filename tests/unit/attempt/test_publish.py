@@ -661,6 +661,20 @@ class TestUpload:
         assert raised.value.code == Code.WORKSPACE_CHANGED
         assert "'out.txt'" in raised.value.reason
 
+    def test_a_file_that_shrinks_meanwhile_is_not_published_and_not_sent_again(
+        self, here: Rig, workspace: Workspace, stage: Stage
+    ) -> None:
+        """It looks like a connection that broke, and no other try would find more."""
+        path = workspace.directory / "out.txt"
+        path.write_text("1 and more")
+        here.store.before("stage.write", lambda: path.write_text("1"))
+
+        with pytest.raises(RetryableAttemptError) as raised:
+            self.send(here, workspace, stage)
+        assert raised.value.code == Code.WORKSPACE_CHANGED
+        assert "'out.txt' changed in size" in raised.value.reason
+        assert here.store.calls("stage.write") == 1
+
     def test_a_file_that_became_a_link_meanwhile_is_not_published(
         self, here: Rig, workspace: Workspace, stage: Stage
     ) -> None:
