@@ -177,7 +177,7 @@ def as_attempt_error(error: Exception, unavailable: Code) -> AttemptError:
     """Return what an exception from a step means for the attempt.
 
     Args:
-        unavailable: The code of the step in which a store did not answer.
+        unavailable: The code of the step in which a store was of no use.
     """
     match error:
         case AttemptError():
@@ -191,7 +191,7 @@ def as_attempt_error(error: Exception, unavailable: Code) -> AttemptError:
         case StoreRefused():
             return TerminalAttemptError(Code.STORE_REFUSED, str(error))
         case StoreUnavailable():
-            return RetryableAttemptError(unavailable, f"the store did not answer: {error}")
+            return RetryableAttemptError(unavailable, f"the store failed: {error}")
         case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):
             return RetryableAttemptError(
                 Code.DISK_FULL, "no space is left where the worker keeps its workspaces"
