@@ -32,9 +32,7 @@ from deploy.servers.servers import (
 IN_CI = bool(os.environ.get("CI"))
 
 _SHARED = frozenset({"servers", "conductor_url", "lakefs"})
-_PRIVATE = frozenset(
-    {"private_servers", "private_conductor", "private_lakefs", "lakefs_on_object_store"}
-)
+_PRIVATE = frozenset({"installed"})  # which all that start servers of their own ask for
 _S = TypeVar("_S", bound=Server)
 _PROBLEM = pytest.StashKey[ServersError]()
 

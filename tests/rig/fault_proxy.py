@@ -8,6 +8,7 @@ had its effect, and nobody hears of it.
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import socket
 import struct
@@ -28,6 +29,10 @@ WORDS = re.compile(r"[a-z_]+|v1|update-v2", re.ASCII)
 
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
 HTML = b"<html><body><h1>An error page of something in between</h1></body></html>"
+
+
+NO_ROOM = b'{"message": "write /blocks/x: no space left on device\\nfailed to write to storage"}'
+"""What lakeFS answers when the disk that it keeps objects on is full. Source: lakeFS 1.84.0."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,9 @@ class FaultProxy:
             self.hits += 1
             return sent, self.rule.action
 
+    def arriving(self, method: str, target: str) -> None:
+        """Be told of a request whose body has not been read yet; does nothing unless overridden."""
+
     def hold(self, request: Callable[[], Answer]) -> None:
         """Keep a request until `release`."""
         with self._lock:
@@ -182,21 +190,27 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     proxy: FaultProxy
+    body: bytes
 
     def handle(self) -> None:
         with self.proxy.connected(self.connection), suppress(OSError):
             super().handle()
 
     def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         method, target, headers = self.command, self.path, dict(self.headers.items())
+        self.proxy.arriving(method, target)
+        size = int(self.headers.get("Content-Length") or 0)
+        self.body = self.rfile.read(size)
+        if len(self.body) < size:
+            self.close_connection = True  # nobody waits for an answer to half a request
+            return
 
-        def pass_on() -> Answer:
+        def pass_on(body: bytes = self.body) -> Answer:
             return _ask(self.proxy, method, target, headers, body)
 
-        _, action = self.proxy.note(method, target, body)
+        _, action = self.proxy.note(method, target, self.body)
         if action:
-            ACTIONS[action](self, pass_on)
+            (ACTIONS | DAMAGES)[action](self, pass_on)
         else:
             self.answer(_or_bad_gateway(pass_on))
 
@@ -235,7 +249,8 @@ def _ask(
         proxy.target.hostname, proxy.target.port, timeout=UPSTREAM_TIMEOUT_S
     )
     try:
-        kept = {k: v for k, v in headers.items() if k.lower() not in {"host", "connection"}}
+        left_out = {"host", "connection", "content-length"}
+        kept = {k: v for k, v in headers.items() if k.lower() not in left_out}
         upstream.request(method, target, body=body or None, headers=kept)
         response = upstream.getresponse()
         return Answer(response.status, response.getheaders(), response.read())
@@ -252,66 +267,67 @@ def _or_bad_gateway(pass_on: Callable[[], Answer]) -> Answer:
 
 # --- what happens ---------------------------------------------------------------------------------
 
-Action = Callable[[_Handler, Callable[[], Answer]], None]
+Action = Callable[[_Handler, Callable[..., Answer]], None]
+"""Does something with a request; what passes it on can be given another body than came."""
 
 
-def _reset_before(handler: _Handler, pass_on: Callable[[], Answer]) -> None:
+def _reset_before(handler: _Handler, pass_on: Callable[..., Answer]) -> None:
     handler.reset()
 
 
-def _reset_after(handler: _Handler, pass_on: Callable[[], Answer]) -> None:
+def _reset_after(handler: _Handler, pass_on: Callable[..., Answer]) -> None:
     pass_on()
     handler.reset()
 
 
-def _closed_before(handler: _Handler, pass_on: Callable[[], Answer]) -> None:
+def _closed_before(handler: _Handler, pass_on: Callable[..., Answer]) -> None:
     handler.close_connection = True
 
 
-def _closed_after(handler: _Handler, pass_on: Callable[[], Answer]) -> None:
+def _closed_after(handler: _Handler, pass_on: Callable[..., Answer]) -> None:
     pass_on()
     handler.close_connection = True
 
 
-def _delayed(handler: _Handler, pass_on: Callable[[], Answer]) -> None:
+def _delayed(handler: _Handler, pass_on: Callable[..., Answer]) -> None:
     threading.Event().wait(DELAY_S)
     handler.answer(pass_on())
 
 
-def _answer_delayed(handler: _Handler, pass_on: Callable[[], Answer]) -> None:
+def _answer_delayed(handler: _Handler, pass_on: Callable[..., Answer]) -> None:
     answer = pass_on()
     threading.Event().wait(DELAY_S)
     handler.answer(answer)
 
 
-def _held(handler: _Handler, pass_on: Callable[[], Answer]) -> None:
+def _held(handler: _Handler, pass_on: Callable[..., Answer]) -> None:
     handler.proxy.hold(pass_on)
     handler.reset()
 
 
-def _twice(handler: _Handler, pass_on: Callable[[], Answer]) -> None:
+def _twice(handler: _Handler, pass_on: Callable[..., Answer]) -> None:
     answer = pass_on()
     pass_on()
     handler.answer(answer)
 
 
-def _truncated(handler: _Handler, pass_on: Callable[[], Answer]) -> None:
+def _truncated(handler: _Handler, pass_on: Callable[..., Answer]) -> None:
     answer = pass_on()
     handler.answer(answer, cut=(len(answer.body) + 1) // 2)
 
 
-def _html(handler: _Handler, pass_on: Callable[[], Answer]) -> None:
+def _html(handler: _Handler, pass_on: Callable[..., Answer]) -> None:
     pass_on()
     handler.answer(Answer(200, [("Content-Type", "text/html")], HTML))
 
 
-def _wrong_json(handler: _Handler, pass_on: Callable[[], Answer]) -> None:
+def _wrong_json(handler: _Handler, pass_on: Callable[..., Answer]) -> None:
     answer = pass_on()
     handler.answer(Answer(answer.status, [("Content-Type", "application/json")], b'{"not": "it"}'))
 
 
 def _status(status: int, *, after: bool = False) -> Action:
-    def act(handler: _Handler, pass_on: Callable[[], Answer]) -> None:
+    def act(handler: _Handler, pass_on: Callable[..., Answer]) -> None:
         if after:
             pass_on()
         handler.answer(Answer(status, [("Content-Type", "text/html")], HTML))
@@ -336,4 +352,55 @@ ACTIONS: dict[str, Action] = {
     "502": _status(502),
     "503": _status(503),
     "504_after": _status(504, after=True),
+}
+
+
+# --- what becomes of the bytes of an object -------------------------------------------------------
+# Apart from the above, which is tried on every request: these would be missed on most.
+
+
+def _with_body(change: Callable[[bytes], bytes]) -> Action:
+    """Answer with something else, of which the head tells the size."""
+
+    def act(handler: _Handler, pass_on: Callable[..., Answer]) -> None:
+        answer = pass_on()
+        handler.answer(Answer(answer.status, answer.headers, change(answer.body)))
+
+    return act
+
+
+def _passing_on(change: Callable[[bytes], bytes]) -> Action:
+    """Have the server get something else, of which the head tells the size."""
+
+    def act(handler: _Handler, pass_on: Callable[..., Answer]) -> None:
+        handler.answer(pass_on(change(handler.body)))
+
+    return act
+
+
+def _no_room(handler: _Handler, pass_on: Callable[..., Answer]) -> None:
+    handler.answer(Answer(500, [("Content-Type", "application/json")], NO_ROOM))
+
+
+def _shorter(body: bytes) -> bytes:
+    return body[: len(body) // 2]
+
+
+def _longer(body: bytes) -> bytes:
+    return body + b"x"
+
+
+def _changed(body: bytes) -> bytes:
+    """Return other bytes each time: those that come out the same twice are believed."""
+    return os.urandom(len(body))
+
+
+DAMAGES: dict[str, Action] = {
+    "shorter": _with_body(_shorter),
+    "longer": _with_body(_longer),
+    "changed": _with_body(_changed),
+    "stored_shorter": _passing_on(_shorter),
+    "stored_longer": _passing_on(_longer),
+    "stored_changed": _passing_on(_changed),
+    "no_room": _no_room,
 }

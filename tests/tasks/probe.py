@@ -38,6 +38,7 @@ SHORT_LEASE = TaskControls(
 Deed = Literal[
     "write",
     "write_from",
+    "copy",
     "nothing",
     "rewrite",
     "delete",
@@ -66,7 +67,7 @@ class Order(BaseModel):
     """What the body is to do.
 
     Attributes:
-        path: File that `write` and `delete` are about.
+        path: File that `write`, `copy` and `delete` are about.
         text: What `write` writes.
         signal_file: A file outside of the workspace; made when the body has begun. `wait` and
             `loop` go on until it is gone.
@@ -146,6 +147,11 @@ def _write(order: Order, folder: Path) -> None:
 def _write_from(order: Order, folder: Path) -> None:
     """Write what the signal file holds."""
     (folder / order.path).write_text(Path(order.signal_file).read_text())
+
+
+def _copy(order: Order, folder: Path) -> None:
+    """Write what the input holds: whoever reads it knows what the body has found."""
+    (folder / order.path).write_bytes((folder / "in.txt").read_bytes())
 
 
 def _rewrite(order: Order, folder: Path) -> None:
@@ -244,6 +250,7 @@ def _open_files() -> list[str]:
 _DEEDS: dict[str, Any] = {
     "write": _write,
     "write_from": _write_from,
+    "copy": _copy,
     "nothing": lambda order, folder: None,
     "rewrite": _rewrite,
     "delete": lambda order, folder: (folder / order.path).unlink(),
