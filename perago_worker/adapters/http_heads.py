@@ -11,8 +11,6 @@ from __future__ import annotations
 import http.client
 import io
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.client import HTTPMessage, HTTPResponse, LineTooLong
 from types import FunctionType
 from typing import Any, BinaryIO
@@ -85,16 +83,10 @@ class PlainConnection(HTTPConnection):
         """Send a request; in one piece if it is small, since two wake up the server twice."""
         if isinstance(body, str):
             body = body.encode()
-        with self.in_one_piece(body):
-            super().request(method, url, body, *rest, **options)
-
-    @contextmanager
-    def in_one_piece(self, body: Any) -> Iterator[None]:
-        """Have the head of a request wait for its body, if that is small."""
         small = isinstance(body, bytes) and 0 < len(body) <= SMALL_BYTES
         self._held = b"" if small else None
         try:
-            yield
+            super().request(method, url, body, *rest, **options)
         finally:
             self._held = None
 

@@ -85,7 +85,7 @@ class Client:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("the address has to begin with http:// or https:// and a host")
-        host = parts.netloc.rpartition("@")[2]
+        host = parse_url(url)._replace(auth=None).netloc or ""  # in ASCII, as others write it
         proxy = _proxy_for(parts.scheme, host)
         manager = _manager(proxy, trust)
         manager.pool_classes_by_scheme = {"http": Pool, "https": SecurePool}
@@ -95,9 +95,9 @@ class Client:
         # What goes to a proxy as it is names the server, what goes through it does not.
         forwarded = proxy is not None and parts.scheme == "http"
         self._prefix = (f"http://{host}" if forwarded else "") + parts.path.rstrip("/")
-        self._headers = {**_HEADERS, **_authorization(parts.username, parts.password)}
+        self._headers = {"Host": host, **_HEADERS, **_authorization(parts.username, parts.password)}
         if forwarded:
-            self._headers |= {"Host": host, **pool.proxy_headers}
+            self._headers |= pool.proxy_headers
 
     def exchange(
         self,

@@ -213,13 +213,13 @@ class Transport:
                 answer_s=answer_s,
             ) as response:
                 body = self._read(response, call, deadline, request.limit)
-            if response.getheader("content-encoding"):
+            if response.headers.get("content-encoding"):
                 body = unpacked(body, call, request.limit)
         return Answer(
             call=call,
             status=response.status,
-            content_type=response.getheader("content-type", "").partition(";")[0].strip().lower(),
-            date=response.getheader("date", ""),
+            content_type=response.headers.get("content-type", "").partition(";")[0].strip().lower(),
+            date=response.headers.get("date", ""),
             body=body,
         )
 
