@@ -84,7 +84,6 @@ class Attempt:
     Attributes:
         leaving: Undone at the end of the attempt, last first, however it ends.
         params: The task's `params` as they came, validated.
-        params_digest: SHA-256 of their canonical JSON, hex.
         input: The task's `workspace`.
         chain: First-parent history of `input.branch` at the beginning, down to the input commit
             where it leads there; of a task that publishes nothing, empty.
@@ -110,7 +109,6 @@ class Attempt:
     log: TaskLog
     leaving: ExitStack = field(default_factory=ExitStack)
     params: dict[str, Any] = field(init=False)
-    params_digest: str = field(init=False)
     input: WorkspaceInput = field(init=False)
     chain: Sequence[CommitInfo] = ()
     input_commit: CommitInfo = field(init=False)

@@ -9,6 +9,7 @@ import gzip
 import json
 import logging
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -16,10 +17,11 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -170,6 +172,71 @@ class Wire:
                 pass
 
         return Handler
+
+
+class Tunnels:
+    """A proxy that opens tunnels, or refuses to with an answer; keeps the heads of requests."""
+
+    def __init__(self, answer: str = "") -> None:
+        self.heads: list[str] = []
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_CONNECT(self) -> None:
+                proxy.heads.append(f"{self.requestline}\r\n{self.headers}")
+                self.wfile.write(f"{answer or 'HTTP/1.1 200 OK'}\r\n\r\n".encode())
+                if answer:
+                    return
+                host, _, port = self.path.partition(":")
+                with socket.create_connection((host, int(port))) as server:
+                    back = threading.Thread(target=copy, args=(server, self.connection))
+                    back.start()
+                    copy(self.connection, server)
+                    back.join()
+
+            def log_message(self, *_arguments: Any) -> None:
+                pass
+
+        def copy(source: socket.socket, target: socket.socket) -> None:
+            with suppress(OSError):
+                while data := source.recv(65536):
+                    target.sendall(data)
+                target.shutdown(socket.SHUT_WR)
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_problem: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
+    openssl = shutil.which("openssl")
+    assert openssl is not None, "needs the openssl command"
+    certificate, key = tmp_path / "server.pem", tmp_path / "server.key"
+    subprocess.run(
+        [
+            *(openssl, "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=conductor"),
+            *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
+            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
 
 
 @pytest.fixture
@@ -362,11 +429,79 @@ class TestSends:
         assert headers["host"] == "conductor.invalid:8080"
         assert "authorization" not in headers
 
+    def test_through_a_tunnel_of_the_environments_proxy(
+        self,
+        wire: Wire,
+        certificate: tuple[Path, Path],
+        open_queue: Callable[..., ConductorQueue],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """The proxy gets its credentials and the server's name, and the server none of them."""
+        wire.use_tls(*certificate)
+        with Tunnels() as proxy:
+            monkeypatch.setenv("HTTPS_PROXY", proxy.url.replace("//", "//user:pass%40word@"))
+            queue = open_queue(
+                wire.url.replace("http:", "https:"), tls=TlsSettings(ca_file=certificate[0])
+            )
+            for _ in range(2):
+                queue.poll("build", count=1, wait_s=0)
+        (head,) = proxy.heads
+        host = wire.url.removeprefix("http://")
+        assert head.startswith(f"CONNECT {host} HTTP/1.")
+        assert "proxy-authorization: basic dxnlcjpwyxnzqhdvcmq=" in head.lower()
+        assert wire.paths == ["/api/tasks/poll/batch/build"] * 2
+        assert all("proxy-authorization" not in request.headers for request in wire.received)
+
+    def test_not_through_a_tunnel_that_is_refused(
+        self,
+        wire: Wire,
+        open_queue: Callable[..., ConductorQueue],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        with Tunnels(answer="HTTP/1.1 407 Proxy Authentication Required") as proxy:
+            monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+            with pytest.raises(QueueUnavailable, match=r"cannot connect: Tunnel .* failed: 407"):
+                open_queue(wire.url.replace("http:", "https:")).ping()
+        assert wire.received == []
+
+    def test_over_another_connection_when_the_server_closes(
+        self, wire: Wire, queue: ConductorQueue
+    ) -> None:
+        wire.reply = lambda _request: Reply(body=b"[]", headers={"Connection": "close"})
+        for _ in range(2):
+            queue.poll("build", count=1, wait_s=0)
+        assert len({request.source for request in wire.received}) == 2
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n[\r\n1\r\n]\r\n0\r\n\r\n",
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",
+            b"HTTP/1.0 200 OK\r\n\r\n[]",
+            b"HTTP/1.1 204 No Content\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[] and what nobody asked for",
+        ],
+        ids=["in chunks", "after another", "up to the end", "without a body", "with more behind"],
+    )
+    def test_and_takes_answers(self, wire: Wire, queue: ConductorQueue, answer: bytes) -> None:
+        wire.reply = lambda _request: Reply(write=lambda file: file.write(answer))
+        assert queue.poll("build", count=1, wait_s=0) == []
+        wire.reply = lambda _request: answered([RECORD])
+        assert [lease.task_id for lease in queue.poll("build", count=1, wait_s=0)] == ["task-1"]
+
     def test_and_takes_compressed_answers(self, wire: Wire, queue: ConductorQueue) -> None:
         packed = gzip.compress(json.dumps([RECORD]).encode())
         wire.reply = lambda _request: Reply(body=packed, headers={"Content-Encoding": "gzip"})
         assert [lease.task_id for lease in queue.poll("build", count=1, wait_s=0)] == ["task-1"]
         assert "gzip" in wire.received[0].headers["accept-encoding"]
+
+    @pytest.mark.parametrize("packed", [b"not gzip", gzip.compress(b"[]")[:-4]])
+    def test_and_takes_no_compressed_answers_that_are_damaged(
+        self, wire: Wire, queue: ConductorQueue, packed: bytes
+    ) -> None:
+        wire.reply = lambda _request: Reply(body=packed, headers={"Content-Encoding": "gzip"})
+        with pytest.raises(QueueUnavailable, match="compressed"):
+            queue.poll("build", count=1, wait_s=0)
 
     def test_large_reports_whole(self, wire: Wire, queue: ConductorQueue) -> None:
         wire.reply = lambda _request: text("task-1")
@@ -863,6 +998,13 @@ class TestSettings:
             queue.poll("build", count=1, wait_s=0)
         assert SECRET not in "".join(traceback.format_exception(caught.value)) + caplog.text
 
+    @pytest.mark.parametrize(
+        ("target", "value"), [("/a b", ""), ("/a\r\nb", ""), ("/a", "x\r\ny"), ("/a", "x\ny")]
+    )
+    def test_what_would_be_more_than_one_request_is_none(self, target: str, value: str) -> None:
+        with pytest.raises(ValueError, match="line end"):
+            pools.request_head("GET", target, None, {"X-Authorization": value})
+
     @pytest.mark.parametrize("content", [None, "no certificate"])
     def test_ca_file_that_cannot_be_used(self, tmp_path: Path, content: str | None) -> None:
         ca_file = tmp_path / "ca.pem"
@@ -883,23 +1025,6 @@ class TestSettings:
 
 
 class TestCertificates:
-    @pytest.fixture
-    def certificate(self, tmp_path: Path) -> tuple[Path, Path]:
-        """A certificate for 127.0.0.1 that vouches for itself, and its key."""
-        openssl = shutil.which("openssl")
-        assert openssl is not None, "needs the openssl command"
-        certificate, key = tmp_path / "server.pem", tmp_path / "server.key"
-        subprocess.run(
-            [
-                *(openssl, "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=conductor"),
-                *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
-                *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate),
-            ],
-            check=True,
-            capture_output=True,
-        )
-        return certificate, key
-
     @pytest.mark.key("queue.ca_file")
     def test_of_the_ca_file_are_trusted(
         self,

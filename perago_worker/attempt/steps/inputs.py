@@ -25,7 +25,6 @@ def receive(attempt: Attempt) -> None:
     if attempt.definition.has_workspace:
         attempt.input = _read_workspace(raw)
     attempt.params = _read_params(raw, attempt)
-    attempt.params_digest = _digest(attempt.params)
     directories = attempt.tools.directories
     attempt.directory = attempt.leaving.enter_context(
         directories.attempt() if attempt.definition.has_workspace else directories.scratch()
@@ -94,7 +93,7 @@ def precheck(attempt: Attempt) -> None:
         lineage=str(lease.lineage),
         token=lease.token,
         input_ref=attempt.input_commit.id,
-        params_digest=attempt.params_digest,
+        params_digest=_digest(attempt.params),
     )
     allowed = attempt.publisher().decide(attempt.chain)
     if isinstance(allowed, Replace):
