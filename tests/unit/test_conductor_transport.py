@@ -86,13 +86,17 @@ class Received:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer to give; with `write`, what to do with the socket's file instead."""
+    """One answer to give; with `write`, what to do with the socket's file instead.
+
+    The connection then ends, unless it `stays`.
+    """
 
     status: int = 200
     body: bytes = b""
     content_type: str = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
     write: Callable[[Any], None] | None = None
+    stays: bool = False
 
 
 def answered(value: Any, status: int = 200) -> Reply:
@@ -156,7 +160,8 @@ class Wire:
                 reply = wire.reply(request)
                 if reply.write is not None:
                     reply.write(self.wfile)
-                    self.close_connection = True
+                    self.wfile.flush()
+                    self.close_connection = not reply.stays
                     return
                 self.send_response_only(reply.status)  # no Date unless the test gives one
                 for name, value in reply.headers.items():
@@ -484,7 +489,8 @@ class TestSends:
         ids=["in chunks", "after another", "up to the end", "without a body", "with more behind"],
     )
     def test_and_takes_answers(self, wire: Wire, queue: ConductorQueue, answer: bytes) -> None:
-        wire.reply = lambda _request: Reply(write=lambda file: file.write(answer))
+        stays = b"HTTP/1.0" not in answer
+        wire.reply = lambda _request: Reply(write=lambda file: file.write(answer), stays=stays)
         assert queue.poll("build", count=1, wait_s=0) == []
         wire.reply = lambda _request: answered([RECORD])
         assert [lease.task_id for lease in queue.poll("build", count=1, wait_s=0)] == ["task-1"]
@@ -495,7 +501,9 @@ class TestSends:
         assert [lease.task_id for lease in queue.poll("build", count=1, wait_s=0)] == ["task-1"]
         assert "gzip" in wire.received[0].headers["accept-encoding"]
 
-    @pytest.mark.parametrize("packed", [b"not gzip", gzip.compress(b"[]")[:-4]])
+    @pytest.mark.parametrize(
+        "packed", [b"not gzip", gzip.compress(b"[]")[:-4]], ids=["not packed", "cut off"]
+    )
     def test_and_takes_no_compressed_answers_that_are_damaged(
         self, wire: Wire, queue: ConductorQueue, packed: bytes
     ) -> None:
