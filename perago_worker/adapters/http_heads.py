@@ -66,6 +66,7 @@ class QuickResponse(HTTPResponse):
     begin = FunctionType(
         HTTPResponse.begin.__code__, {**vars(http.client), "parse_headers": parse_head}
     )
+    begin.__kwdefaults__ = HTTPResponse.begin.__kwdefaults__
 
     @property
     def ended(self) -> bool:

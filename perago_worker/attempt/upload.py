@@ -13,7 +13,7 @@ from perago_worker.attempt.meter import UNMETERED, Meter
 from perago_worker.attempt.scan import open_regular
 from perago_worker.attempt.transfer import DigestingReader, for_each
 from perago_worker.attempt.workspace import Changes, Workspace
-from perago_worker.errors import RetryableAttemptError, StoreUnavailable
+from perago_worker.errors import RetryableAttemptError, StoreRefused, StoreUnavailable
 from perago_worker.ports import Stage, WorkspaceStore
 
 
@@ -71,7 +71,7 @@ def _upload_file(
         reader = DigestingReader(file, store.new_digest(size), moved=moved, repeats=repeats)
         try:
             stored = stage.write(workspace.key(path), reader.as_binary(), size)
-        except StoreUnavailable as error:
+        except (StoreUnavailable, StoreRefused) as error:
             if os.fstat(file.fileno()).st_size < size:
                 raise _changed_in_size(path) from error  # which no other try would get round
             raise

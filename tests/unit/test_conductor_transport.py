@@ -17,7 +17,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,6 +27,7 @@ import pytest
 
 from perago_worker.adapters.conductor import ConductorQueue, ConductorSettings, pools
 from perago_worker.adapters.conductor.auth import NO_TOKEN_LIFETIME_S, TOKEN_LIFETIME_S
+from perago_worker.adapters.conductor.transport import Request, Transport
 from perago_worker.adapters.system import SystemClock
 from perago_worker.adapters.tls import TlsSettings
 from perago_worker.errors import ConfigError, QueueError, QueueRefused, QueueUnavailable
@@ -111,6 +112,7 @@ def error(status: int, **fields: Any) -> Reply:
     return answered({"status": status, "message": "it cannot be done", **fields}, status)
 
 
+BRIEF = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"
 LOST = Reply(write=lambda _file: None)
 """The request arrived, and the connection ends without an answer."""
 
@@ -481,12 +483,13 @@ class TestSends:
         "answer",
         [
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n[\r\n1\r\n]\r\n0\r\n\r\n",
-            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",
+            b"HTTP/1.1 100 Continue\r\n\r\n" + BRIEF,
+            b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + BRIEF,
+            BRIEF + b" and what nobody asked for",
             b"HTTP/1.0 200 OK\r\n\r\n[]",
             b"HTTP/1.1 204 No Content\r\n\r\n",
-            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[] and what nobody asked for",
         ],
-        ids=["in chunks", "after another", "up to the end", "without a body", "with more behind"],
+        ids=["chunks", "continue", "hints", "more behind", "up to the end", "no body"],
     )
     def test_and_takes_answers(self, wire: Wire, queue: ConductorQueue, answer: bytes) -> None:
         stays = b"HTTP/1.0" not in answer
@@ -510,6 +513,62 @@ class TestSends:
         wire.reply = lambda _request: Reply(body=packed, headers={"Content-Encoding": "gzip"})
         with pytest.raises(QueueUnavailable, match="compressed"):
             queue.poll("build", count=1, wait_s=0)
+
+    @pytest.mark.parametrize(
+        ("coding", "body"),
+        [
+            ("gzip", gzip.compress(b"[1, ") + gzip.compress(b"2]")),
+            ("X-Gzip", gzip.compress(b"[1, 2]")),
+            ("aws-chunked", b"[1, 2]"),
+        ],
+        ids=["in two parts", "by another name", "not compressed"],
+    )
+    def test_and_takes_answers_as_they_are_coded(
+        self, wire: Wire, queue: ConductorQueue, coding: str, body: bytes
+    ) -> None:
+        wire.reply = lambda _request: Reply(body=body, headers={"Content-Encoding": coding})
+        transport = Transport(ConductorSettings(wire.url), clock=SystemClock())
+        with closing(transport):
+            assert transport.send(Request("GET", "/tasks")).json() == [1, 2]
+
+    def test_and_takes_an_empty_answer_for_one_that_is_not_compressed(
+        self, wire: Wire, queue: ConductorQueue
+    ) -> None:
+        wire.reply = lambda _request: Reply(headers={"Content-Encoding": "gzip"})
+        assert queue.poll("build", count=1, wait_s=0) == []
+
+    def test_and_unpacks_no_more_than_it_takes(self, wire: Wire) -> None:
+        packed = gzip.compress(b" " * 10_000)
+        wire.reply = lambda _request: Reply(body=packed, headers={"Content-Encoding": "gzip"})
+        transport = Transport(ConductorSettings(wire.url), clock=SystemClock())
+        with closing(transport), pytest.raises(QueueRefused, match="more than 1000 bytes"):
+            transport.send(Request("GET", "/tasks", limit=1000))
+
+    def test_and_hears_why_a_large_report_is_refused_before_it_is_read(
+        self, open_queue: Callable[..., ConductorQueue]
+    ) -> None:
+        """The system says that the connection is reset, while the answer waits to be read."""
+        refusal = b'{"status": 413, "message": "too large"}'
+
+        def refuse(server: socket.socket) -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1024)
+                head = f"HTTP/1.1 413 Too Large\r\nContent-Length: {len(refusal)}\r\n\r\n"
+                connection.sendall(head.encode() + refusal)
+
+        with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+            done = pool.submit(refuse, server)
+            queue = open_queue(f"http://127.0.0.1:{server.getsockname()[1]}")
+            with pytest.raises(QueueRefused, match="too large"):
+                queue.complete(LEASE, DONE.model_copy(update={"output": {"text": "x" * 9_000_000}}))
+            done.result()
+
+    def test_paths_as_they_may_be_sent(self, wire: Wire) -> None:
+        transport = Transport(ConductorSettings(f"{wire.url}/bücher a"), clock=SystemClock())
+        with closing(transport):
+            transport.send(Request("GET", "/tasks"))
+        assert wire.paths == ["/b%C3%BCcher%20a/api/tasks"]
 
     def test_large_reports_whole(self, wire: Wire, queue: ConductorQueue) -> None:
         wire.reply = lambda _request: text("task-1")
@@ -1023,6 +1082,19 @@ class TestSettings:
             ConductorQueue.open(settings, clock=SystemClock(), worker_id="worker-1")
         (problem,) = caught.value.problems
         assert (problem.where, problem.key) == (str(ca_file), "queue.ca_file")
+
+    def test_passwords_in_addresses_are_in_no_complaint(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HTTP_PROXY", f"http://user:{SECRET}@proxy:99999")
+        for url in ("http://host", f"http://user:{SECRET}@host:99999"):
+            with pytest.raises(ConfigError) as caught:
+                ConductorQueue.open(
+                    ConductorSettings(url), clock=SystemClock(), worker_id="worker-1"
+                )
+            text = "".join(traceback.format_exception(caught.value))
+            assert SECRET not in text.replace(repr(url), "")
+            assert "no address" in text
 
     def test_proxy_that_cannot_be_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HTTPS_PROXY", "nonsense://proxy")

@@ -26,8 +26,13 @@ from perago_worker.errors import QueueRefused, QueueUnavailable
 _COME_BACK = frozenset({408, 425, 429})
 _TOKEN_ERRORS = frozenset({"EXPIRED_TOKEN", "INVALID_TOKEN"})
 _MAX_MESSAGE_CHARS = 300
-_GZIP = 31
-"""`wbits` of a gzip stream. Source: zlib."""
+
+GZIP_NAMES = frozenset({"gzip", "x-gzip"})
+"""The one coding of contents that is asked for. What has another is left as it is: stores keep what
+they were told of objects, such as `aws-chunked`."""
+
+_GZIP_STREAM = 31
+"""`wbits` of it. Source: zlib."""
 
 
 class NotFoundAnswer(QueueUnavailable):
@@ -162,20 +167,23 @@ def unpacked(body: bytes, call: str, limit: int | None) -> bytes:
         QueueRefused: It has more than `limit` bytes.
         QueueUnavailable: It is not whole, or something else.
     """
-    stream = zlib.decompressobj(wbits=_GZIP)
-    try:
-        plain = stream.decompress(body, 0 if limit is None else limit + 1)
-    except zlib.error as problem:
-        raise QueueUnavailable(f"{call}: the answer cannot be decompressed") from problem
-    if limit is not None and len(plain) > limit:
-        raise QueueRefused(f"{call}: the answer has more than {limit} bytes")
-    if not stream.eof:
-        raise QueueUnavailable(f"{call}: the compressed answer is not whole")
-    return plain
+    plain = bytearray()
+    while body:  # one stream after the other
+        stream = zlib.decompressobj(wbits=_GZIP_STREAM)
+        try:
+            plain += stream.decompress(body, 0 if limit is None else limit + 1 - len(plain))
+        except zlib.error as problem:
+            raise QueueUnavailable(f"{call}: the answer cannot be decompressed") from problem
+        if limit is not None and len(plain) > limit:
+            raise QueueRefused(f"{call}: the answer has more than {limit} bytes")
+        if not stream.eof:
+            raise QueueUnavailable(f"{call}: the compressed answer is not whole")
+        body = stream.unused_data
+    return bytes(plain)
 
 
 def _reason(problem: BaseException) -> str:
     """Return what the system said, which is at the bottom of what was raised because of it."""
     while problem.__cause__ is not None or problem.__context__ is not None:
         problem = problem.__cause__ or problem.__context__  # type: ignore[assignment]
-    return str(problem)
+    return str(problem)[:_MAX_MESSAGE_CHARS]

@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
 from urllib3 import PoolManager, ProxyManager
+from urllib3.exceptions import LocationParseError
 from urllib3.util import make_headers, parse_url
 
 from perago_worker._version import __version__
-from perago_worker.adapters.conductor.pools import Pool, SecurePool
+from perago_worker.adapters.conductor.pools import Pool, TLSPool
 from perago_worker.adapters.http_heads import QuickResponse
 from perago_worker.adapters.keys import FixedKeys, Keys, KeySource
 from perago_worker.adapters.tls import TlsFileError, TlsSettings, client_context
@@ -85,16 +86,17 @@ class Client:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("the address has to begin with http:// or https:// and a host")
-        host = parse_url(url)._replace(auth=None).netloc or ""  # in ASCII, as others write it
+        host = parts.netloc.rpartition("@")[2]
+        host = parse_url(f"{parts.scheme}://{host}").netloc or ""  # as it is asked for, in ASCII
         proxy = _proxy_for(parts.scheme, host)
         manager = _manager(proxy, trust)
-        manager.pool_classes_by_scheme = {"http": Pool, "https": SecurePool}
+        manager.pool_classes_by_scheme = {"http": Pool, "https": TLSPool}
         pool = manager.connection_from_url(f"{parts.scheme}://{host}")
         assert isinstance(pool, Pool)  # noqa: S101 -- the manager has no others
         self._pool = pool
         # What goes to a proxy as it is names the server, what goes through it does not.
         forwarded = proxy is not None and parts.scheme == "http"
-        self._prefix = (f"http://{host}" if forwarded else "") + parts.path.rstrip("/")
+        self._prefix = (f"http://{host}" if forwarded else "") + quoted(parts.path.rstrip("/"))
         self._headers = {"Host": host, **_HEADERS, **_authorization(parts.username, parts.password)}
         if forwarded:
             self._headers |= pool.proxy_headers
@@ -128,6 +130,11 @@ class Client:
         self._pool.close()
 
 
+def quoted(target: str) -> str:
+    """Return a target as it is sent: what may not be in one as it is, is written with `%`."""
+    return quote(target, safe="/?%:@!$&'()*+,;=~[]")
+
+
 def open_client(settings: ConductorSettings, *, trust: ssl.SSLContext | None) -> Client:
     """Return a client for targets below the API's root.
 
@@ -141,10 +148,11 @@ def open_client(settings: ConductorSettings, *, trust: ssl.SSLContext | None) ->
     try:
         return Client(settings.api_url, trust=trust)
     except ValueError as problem:
-        message = (
-            f"no HTTP client can be made of the address and the environment's proxy: {problem}"
-        )
-        raise ConfigError([ConfigProblem("", "queue.url", message)]) from problem
+        # What cannot be parsed is in its text, and passwords may be in that.
+        unparsed = isinstance(problem, LocationParseError)
+        reason = "one of them is no address" if unparsed else str(problem)
+        message = f"no HTTP client can be made of the address and the environment's proxy: {reason}"
+        raise ConfigError([ConfigProblem("", "queue.url", message)]) from None
 
 
 def trust_of(settings: ConductorSettings) -> ssl.SSLContext | None:

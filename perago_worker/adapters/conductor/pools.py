@@ -12,6 +12,7 @@ import http.client
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from http import HTTPStatus
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -27,6 +28,10 @@ is lost. Source: Conductor 3.32.1 and common load balancers close after 60 secon
 """
 
 
+MAX_INTERIM_ANSWERS = 10
+"""How many answers that are not final may come before one that is."""
+
+
 class CannotConnectError(Exception):
     """No connection could be made, and nothing was sent; the cause says why."""
 
@@ -35,6 +40,7 @@ class _Connection(HTTPConnection):
     """A connection that counts as lost when it has not been used for a while."""
 
     answered_at = 0.0
+    sent_whole = False
 
     @property
     def is_connected(self) -> bool:
@@ -50,20 +56,43 @@ class _Connection(HTTPConnection):
             ValueError: The request would not be one: there are line ends in it.
         """
         head = request_head(method, target, content, headers)
+        self.sent_whole = False
         # A server that hangs up before it has read everything may have said why.
-        with suppress(BrokenPipeError):
+        with suppress(BrokenPipeError, ConnectionResetError):
             if content is not None and len(content) > SMALL_BYTES:
                 self.sock.sendall(head)
                 self.sock.sendall(content)
             else:  # in one piece, since two wake up the server twice
                 self.sock.sendall(head + (content or b""))
+            self.sent_whole = True
         response = QuickResponse(self.sock, method=method)
         try:
-            response.begin()
+            return _final(response)
         except BaseException:
             response.close()  # it has a file of its own over the socket
             raise
-        return response
+
+    def is_free_after(self, response: QuickResponse) -> bool:
+        """Tell whether what comes next over this connection is the answer to the next request."""
+        told_twice = response.length is not None and "transfer-encoding" in response.headers
+        pending = getattr(self.sock, "pending", None)  # what TLS has deciphered already
+        return (
+            self.sent_whole
+            and response.ended
+            and not response.will_close
+            and not told_twice
+            and not (pending and pending())
+        )
+
+
+def _final(response: QuickResponse) -> QuickResponse:
+    """Read heads up to that of the final answer; the standard library skips one kind of others."""
+    for _ in range(MAX_INTERIM_ANSWERS):
+        response.begin()
+        if response.status >= HTTPStatus.OK:
+            return response
+        response.headers = response.msg = None  # type: ignore[assignment]  # so that it begins again
+    raise http.client.HTTPException("no end of interim answers")
 
 
 def request_head(
@@ -75,7 +104,7 @@ def request_head(
         ValueError: There are line ends in its parts, or blanks in the target.
     """
     fields = dict(headers)
-    if method != "GET":
+    if content is not None or method != "GET":
         fields["Content-Length"] = str(len(content or b""))
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {fields[name]}" for name in fields), "", ""]
     head = "\r\n".join(lines).encode("latin-1")
@@ -116,6 +145,7 @@ class Pool(HTTPConnectionPool):
 
         Raises:
             CannotConnectError: Nothing was sent.
+            ValueError: Nothing was sent: there are line ends in the request.
             urllib3.exceptions.ClosedPoolError: The pool is closed.
             OSError: There is no answer; also when it is read.
             http.client.HTTPException: The same.
@@ -125,11 +155,11 @@ class Pool(HTTPConnectionPool):
         try:
             if connection.is_closed:
                 connection.timeout = connect_s
-                self._connect(connection, forwarded=not target.startswith("/"))
+                self._connect(connection, forwarded=target.startswith("http://"))
             connection.sock.settimeout(answer_s)
             with closing(connection.ask(method, target, content, headers)) as response:
                 yield response
-                reusable = response.ended and not response.will_close
+                reusable = connection.is_free_after(response)
         except BaseException:
             connection.close()
             raise
@@ -148,7 +178,7 @@ class Pool(HTTPConnectionPool):
             raise CannotConnectError from problem
 
 
-class SecurePool(Pool, HTTPSConnectionPool):
+class TLSPool(Pool, HTTPSConnectionPool):
     """The same with TLS."""
 
     ConnectionCls = _SecureConnection

@@ -17,12 +17,13 @@ from http.client import IncompleteRead
 from typing import Any
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
-from perago_worker.adapters.conductor.answers import Answer, translated, unpacked
+from perago_worker.adapters.conductor.answers import GZIP_NAMES, Answer, translated, unpacked
 from perago_worker.adapters.conductor.auth import TokenSource
 from perago_worker.adapters.conductor.client import (
     Client,
     ConductorSettings,
     open_client,
+    quoted,
     trust_of,
 )
 from perago_worker.adapters.http_heads import QuickResponse
@@ -114,7 +115,8 @@ class Transport:
         if url.startswith(f"{root}/"):
             return self._once(Request("GET", url.removeprefix(root), limit=limit), None).json()
         parts = urlsplit(url)
-        target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        path = parts.path or "/"
+        target = quoted(f"{path}?{parts.query}" if parts.query else path)
         with translated("GET of a payload"), closing(_outside_client(parts)) as client:
             return self._once(Request("GET", target, limit=limit), None, client=client).json()
 
@@ -213,7 +215,7 @@ class Transport:
                 answer_s=answer_s,
             ) as response:
                 body = self._read(response, call, deadline, request.limit)
-            if response.headers.get("content-encoding"):
+            if body and response.headers.get("content-encoding", "").lower() in GZIP_NAMES:
                 body = unpacked(body, call, request.limit)
         return Answer(
             call=call,
@@ -233,7 +235,7 @@ class Transport:
             body += chunk
             if limit is not None and len(body) > limit:
                 raise QueueRefused(f"{call}: the answer has more than {limit} bytes")
-            if self._clock.now() > deadline:
+            if self._clock.now() > deadline and not response.ended:
                 raise QueueUnavailable(f"{call}: the answer did not end in time")
         if not response.ended:
             raise IncompleteRead(bytes(body), response.length)
