@@ -17,6 +17,7 @@ from rich.console import Console
 from benchmarks import report
 from benchmarks.bench import QUICK, Bench, Scale
 from benchmarks.contenders import NAMES
+from benchmarks.folders import temporary_files_apart
 from benchmarks.perago_venv import installed
 from benchmarks.platform import BenchmarkError
 from benchmarks.results import Results
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     console = Console(stderr=True, highlight=False)
     try:
-        with _servers() as addresses:
+        with temporary_files_apart(), _servers() as addresses:
             results, failed_rows = measure(options, addresses, console)
     except (BenchmarkError, ServersError) as failed:
         console.print(str(failed), markup=False)

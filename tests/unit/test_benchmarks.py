@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import math
+import subprocess
+import sys
+import tempfile
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +19,7 @@ from rich.console import Console
 from benchmarks import report
 from benchmarks.bench import QUICK
 from benchmarks.contenders import step_times
+from benchmarks.folders import temporary_files_apart
 from benchmarks.processes import Watch
 from benchmarks.relay import relayed
 from benchmarks.results import Goal, Metric, Results, Row, Sample
@@ -172,6 +176,21 @@ def test_figures_go_between_the_marks_of_a_page(tmp_path: Path) -> None:
     assert text.endswith(f"\n{report.END}\nafter\n")
     assert "old" not in text
     assert text.count("| worker | 4.00 (3.00-9.00) 2.00x |") == 1
+
+
+def test_temporary_folders_are_in_one_for_the_time_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    said = [sys.executable, "-c", "import tempfile; print(tempfile.gettempdir())"]
+    with temporary_files_apart() as folder:
+        inside = Path(tempfile.mkdtemp())
+        child = subprocess.run(said, capture_output=True, text=True, check=True).stdout.strip()
+    assert folder.parent == tmp_path
+    assert (inside.parent, child) == (folder, str(folder))
+    assert not folder.exists()
+    assert tempfile.gettempdir() == str(tmp_path)
 
 
 def test_every_row_has_a_name_of_its_own() -> None:

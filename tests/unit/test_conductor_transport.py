@@ -1070,7 +1070,7 @@ class TestSettings:
     )
     def test_what_would_be_more_than_one_request_is_none(self, target: str, value: str) -> None:
         with pytest.raises(ValueError, match="line end"):
-            pools.request_head("GET", target, None, {"X-Authorization": value})
+            pools.head_of(pools.Message("GET", target, None, {"X-Authorization": value}))
 
     @pytest.mark.parametrize("content", [None, "no certificate"])
     def test_ca_file_that_cannot_be_used(self, tmp_path: Path, content: str | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
@@ -15,7 +15,7 @@ from urllib3.exceptions import LocationParseError
 from urllib3.util import make_headers, parse_url
 
 from perago_worker._version import __version__
-from perago_worker.adapters.conductor.pools import Pool, TLSPool
+from perago_worker.adapters.conductor.pools import Message, Pool, TLSPool
 from perago_worker.adapters.http_heads import QuickResponse
 from perago_worker.adapters.keys import FixedKeys, Keys, KeySource
 from perago_worker.adapters.tls import TlsFileError, TlsSettings, client_context
@@ -102,28 +102,15 @@ class Client:
             self._headers |= pool.proxy_headers
 
     def exchange(
-        self,
-        method: str,
-        target: str,
-        *,
-        content: bytes | None,
-        headers: Mapping[str, str],
-        connect_s: float,
-        answer_s: float,
+        self, message: Message, *, connect_s: float, answer_s: float
     ) -> AbstractContextManager[QuickResponse]:
-        """Send a request below the address; `Pool.exchange` says the rest.
-
-        Args:
-            target: Path and query, quoted.
-        """
-        return self._pool.exchange(
-            method,
-            self._prefix + target,
-            content=content,
-            headers={**self._headers, **headers},
-            connect_s=connect_s,
-            answer_s=answer_s,
+        """Send a request whose target is below the address; `Pool.exchange` says the rest."""
+        complete = replace(
+            message,
+            target=self._prefix + message.target,
+            headers={**self._headers, **message.headers},
         )
+        return self._pool.exchange(complete, connect_s=connect_s, answer_s=answer_s)
 
     def close(self) -> None:
         """Close idle connections now and busy ones when their calls end. Idempotent."""

@@ -12,6 +12,7 @@ import http.client
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
@@ -32,6 +33,22 @@ MAX_INTERIM_ANSWERS = 10
 """How many answers that are not final may come before one that is."""
 
 
+@dataclass(frozen=True)
+class Message:
+    """A request as it is sent, but for what the connection adds.
+
+    Attributes:
+        target: What the request line names, quoted: a path with its query, or a whole address where
+            a proxy is to forward it.
+        content: The body; None where there is none.
+    """
+
+    method: str
+    target: str
+    content: bytes | None = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+
+
 class CannotConnectError(Exception):
     """No connection could be made, and nothing was sent; the cause says why."""
 
@@ -47,15 +64,13 @@ class _Connection(HTTPConnection):
         """Asked by the pool before it hands the connection out; it then connects anew."""
         return time.monotonic() - self.answered_at < KEEPALIVE_S and super().is_connected
 
-    def ask(
-        self, method: str, target: str, content: bytes | None, headers: Mapping[str, str]
-    ) -> QuickResponse:
+    def ask(self, message: Message) -> QuickResponse:
         """Send a request and return its answer, of which only the head is read.
 
         Raises:
             ValueError: The request would not be one: there are line ends in it.
         """
-        head = request_head(method, target, content, headers)
+        head, content = head_of(message), message.content
         self.sent_whole = False
         # A server that hangs up before it has read everything may have said why.
         with suppress(BrokenPipeError, ConnectionResetError):
@@ -65,7 +80,7 @@ class _Connection(HTTPConnection):
             else:  # in one piece, since two wake up the server twice
                 self.sock.sendall(head + (content or b""))
             self.sent_whole = True
-        response = QuickResponse(self.sock, method=method)
+        response = QuickResponse(self.sock, method=message.method)
         try:
             return _final(response)
         except BaseException:
@@ -95,15 +110,14 @@ def _final(response: QuickResponse) -> QuickResponse:
     raise http.client.HTTPException("no end of interim answers")
 
 
-def request_head(
-    method: str, target: str, content: bytes | None, headers: Mapping[str, str]
-) -> bytes:
+def head_of(message: Message) -> bytes:
     """Return the head of a request as it is sent.
 
     Raises:
         ValueError: There are line ends in its parts, or blanks in the target.
     """
-    fields = dict(headers)
+    method, target, content = message.method, message.target, message.content
+    fields = dict(message.headers)
     if content is not None or method != "GET":
         fields["Content-Length"] = str(len(content or b""))
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {fields[name]}" for name in fields), "", ""]
@@ -124,22 +138,13 @@ class Pool(HTTPConnectionPool):
 
     @contextmanager
     def exchange(
-        self,
-        method: str,
-        target: str,
-        *,
-        content: bytes | None,
-        headers: Mapping[str, str],
-        connect_s: float,
-        answer_s: float,
+        self, message: Message, *, connect_s: float, answer_s: float
     ) -> Iterator[QuickResponse]:
         """Send a request, once, and yield its answer, of which only the head is read.
 
         The connection is kept for others if the answer has been read to its end.
 
         Args:
-            target: What the request line names: a path with its query, or a whole address where a
-                proxy is to forward it.
             connect_s: Longest time for each step of connecting.
             answer_s: Longest silence of the server, and longest wait for it to take what is sent.
 
@@ -155,9 +160,9 @@ class Pool(HTTPConnectionPool):
         try:
             if connection.is_closed:
                 connection.timeout = connect_s
-                self._connect(connection, forwarded=target.startswith("http://"))
+                self._connect(connection, forwarded=message.target.startswith("http://"))
             connection.sock.settimeout(answer_s)
-            with closing(connection.ask(method, target, content, headers)) as response:
+            with closing(connection.ask(message)) as response:
                 yield response
                 reusable = connection.is_free_after(response)
         except BaseException:

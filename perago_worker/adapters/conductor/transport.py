@@ -26,6 +26,7 @@ from perago_worker.adapters.conductor.client import (
     quoted,
     trust_of,
 )
+from perago_worker.adapters.conductor.pools import Message
 from perago_worker.adapters.http_heads import QuickResponse
 from perago_worker.adapters.tls import RenewedCertificate, usual_trust
 from perago_worker.errors import QueueRefused, QueueUnavailable
@@ -198,21 +199,13 @@ class Transport:
         answer_s = self._settings.request_timeout_s
         if request.timeout_s is not None:
             answer_s = request.timeout_s
-        query = urlencode(request.params, quote_via=quote, safe="") if request.params else ""
-        headers = request.headers
-        if token:
-            headers = {**headers, "X-Authorization": token}
+        message = _message(request, token)
         if self._certificate is not None:
             self._certificate.refresh()
         with translated(call):
             deadline = self._clock.now() + connect_s + answer_s
             with (client or self._client).exchange(
-                request.method,
-                f"{request.path}?{query}" if query else request.path,
-                content=request.content,
-                headers=headers,
-                connect_s=connect_s,
-                answer_s=answer_s,
+                message, connect_s=connect_s, answer_s=answer_s
             ) as response:
                 body = self._read(response, call, deadline, request.limit)
             if body and response.headers.get("content-encoding", "").lower() in GZIP_NAMES:
@@ -253,6 +246,13 @@ class Transport:
         if not isinstance(token, str) or not token:
             raise QueueUnavailable("POST /token: answered without a token")
         return token
+
+
+def _message(request: Request, token: str | None) -> Message:
+    query = urlencode(request.params, quote_via=quote, safe="") if request.params else ""
+    target = f"{request.path}?{query}" if query else request.path
+    headers = {**request.headers, "X-Authorization": token} if token else request.headers
+    return Message(request.method, target, request.content, headers)
 
 
 def _outside_client(parts: SplitResult) -> Client:
