@@ -65,7 +65,7 @@ IDLE_5 = Row(
     ),
 )
 WORKERS = ("worker", "worker-threads", "perago", "perago-threads", "plain")
-BACKLOG_TURNS = 2
+BACKLOG_TURNS = 4
 """Turns in each round: one varies by a fifth, and takes a few seconds."""
 
 DROPPED_SHARE = 0.5

@@ -106,6 +106,9 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
             for each in (bars, traces):
                 if each:
                     each.close()
+    if listener.held_up:
+        # Nobody reads the log, and the usual way out waits until its last line is written.
+        os._exit(code)
     if summary:
         summary.render(sys.stdout)
     return code

@@ -90,6 +90,11 @@ class Deferred:
         self._closed.set()
         self.flush(timeout_s=HELD_UP_S)
 
+    @property
+    def held_up(self) -> bool:
+        """Whether, after `close`, the listener has still not been told of everything."""
+        return bool(self._waiting)
+
     def _run(self) -> None:
         while True:
             self._something_waits.wait()

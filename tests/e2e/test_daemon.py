@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.worker import (
+    DEADLINE_S,
     Worker,
     child_pids,
+    command,
     fetch,
     recorded_tasks,
     run_command,
@@ -18,6 +22,7 @@ from tests.e2e.worker import (
     submit,
     write_local_config,
 )
+from tests.support import eventually
 
 
 @pytest.fixture
@@ -40,8 +45,6 @@ def submit_files(config: Path, data: Path, **order: object) -> str:
 
 def git(config: Path, *arguments: str) -> str:
     """Ask plain git about the repository."""
-    import subprocess
-
     repository = config.parent / "var/repositories/repo.git"
     return subprocess.run(
         ["git", f"--git-dir={repository}", *arguments], capture_output=True, text=True, check=True
@@ -135,6 +138,32 @@ def test_sigterm_lets_the_running_body_finish_and_publish(
     assert (record["task_id"], record["status"]) == (task_id, "COMPLETED")
     assert git(config, "show", "main:data/out.txt") == "written"
     assert leftovers(config) == []
+
+
+def test_sigterm_ends_a_worker_whose_log_nobody_reads(config: Path) -> None:
+    reading, writing = os.pipe()
+    process = subprocess.Popen(command(config), stdout=writing, stderr=subprocess.DEVNULL)
+    try:
+        submit(config, "probe.plain", {"do": "nothing"})
+        eventually(lambda: recorded_tasks(config)[0]["status"] == "COMPLETED")
+        fill(writing)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reading)
+        os.close(writing)
+
+
+def fill(writing: int) -> None:
+    """Write to a pipe until it takes nothing more."""
+    # Opened anew: not to wait is a property of the open file, which the worker has, too.
+    own = os.open(f"/proc/self/fd/{writing}", os.O_WRONLY | os.O_NONBLOCK)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(own, b"\n")
+    os.close(own)
 
 
 @pytest.mark.key("worker.drain_timeout", "worker.kill_grace")

@@ -104,6 +104,21 @@ def test_with_bodies_that_could_end_the_process_it_tells_where_things_happen() -
     assert set(tellers) == {threading.current_thread()}
 
 
+def test_what_is_left_when_it_closes_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deferred, "HELD_UP_S", 0.01)
+    slow = Slow()
+    slow.go_on.clear()
+    listener = Deferred(slow)
+    listener.on_event(StateChanged("draining"))
+    assert slow.held_up.wait(PATIENCE_S)
+    listener.close()
+    assert listener.held_up
+    slow.go_on.set()
+    listener.flush()
+    assert not listener.held_up
+    assert slow.events == [StateChanged("draining")]
+
+
 @pytest.mark.usefixtures("never")
 def test_once_closed_it_tells_at_once() -> None:
     slow = Slow()
