@@ -25,7 +25,8 @@ from typing import Any, Self
 
 import pytest
 
-from perago_worker.adapters.conductor import ConductorQueue, ConductorSettings, pools
+from perago_worker.adapters import http_pools as pools
+from perago_worker.adapters.conductor import ConductorQueue, ConductorSettings
 from perago_worker.adapters.conductor.auth import NO_TOKEN_LIFETIME_S, TOKEN_LIFETIME_S
 from perago_worker.adapters.conductor.transport import Request, Transport
 from perago_worker.adapters.system import SystemClock

@@ -164,15 +164,25 @@ def ask_lakefs(place: Place, config: WorkerConfig) -> None:
         store.ping()
 
 
+def read_object(place: Place, config: WorkerConfig) -> None:
+    """Which goes over connections of its own."""
+    with closing(place.store(config)) as store:
+        read(store)
+
+
+def read(store: WorkspaceStore) -> None:
+    store.read("lake", "0" * 64, "key", io.BytesIO(), listed_size=5)
+
+
 Ask = Callable[[Place, WorkerConfig], None]
-BOTH = pytest.mark.parametrize("ask", [ask_conductor, ask_lakefs])
+EACH = pytest.mark.parametrize("ask", [ask_conductor, ask_lakefs, read_object])
 
 
 # --- certificates ---------------------------------------------------------------------------------
 
 
 @pytest.mark.key("queue.ca_file", "store.ca_file")
-@BOTH
+@EACH
 def test_the_authority_of_the_ca_file_is_trusted_and_no_other(place: Place, ask: Ask) -> None:
     with place.server() as server:
         with pytest.raises(AWAY, match=r"CERTIFICATE_VERIFY_FAILED|verify failed"):
@@ -181,7 +191,7 @@ def test_the_authority_of_the_ca_file_is_trusted_and_no_other(place: Place, ask:
 
 
 @pytest.mark.key("queue.cert_file", "queue.key_file", "store.cert_file", "store.key_file")
-@BOTH
+@EACH
 def test_a_server_that_asks_for_our_certificate_is_shown_it(place: Place, ask: Ask) -> None:
     place.certificate("worker.example.com")
     shown = 'cert_file = "ours.pem"\nkey_file = "ours.key"\nca_file = "ca.pem"'
@@ -193,24 +203,29 @@ def test_a_server_that_asks_for_our_certificate_is_shown_it(place: Place, ask: A
     assert set(server.clients) == {"worker.example.com"}
 
 
-@BOTH
+@EACH
 def test_a_certificate_that_was_renewed_is_shown_on_new_connections(place: Place, ask: Ask) -> None:
     shown = 'cert_file = "ours.pem"\nkey_file = "ours.key"\nca_file = "ca.pem"'
     place.certificate("old.example.com")
     with place.server(ask_for_certificate=True) as server:
         server.script = [everything_once]
         config = place.config(https(server), shown)
-        opened = place.queue(config) if ask is ask_conductor else place.store(config)
-        with closing(opened):
-            opened.ping()
+        with closing(place.queue(config)) as queue, closing(place.store(config)) as store:
+            calls: dict[Ask, Callable[[], None]] = {
+                ask_conductor: queue.ping,
+                ask_lakefs: store.ping,
+                read_object: lambda: read(store),
+            }
+            call = calls[ask]
+            call()
             place.certificate("new.example.com")
-            opened.ping()
+            call()
     assert server.clients[0] == "old.example.com"
     assert server.clients[-1] == "new.example.com"
 
 
 @pytest.mark.key("queue.tls_min_version", "store.tls_min_version")
-@BOTH
+@EACH
 def test_older_versions_are_not_spoken(place: Place, ask: Ask) -> None:
     with place.server() as server:
         server.context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -220,7 +235,7 @@ def test_older_versions_are_not_spoken(place: Place, ask: Ask) -> None:
             ask(place, place.config(https(server), lines))
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize(
     ("lines", "key"),
     [
@@ -299,13 +314,14 @@ def refused_and_exchanged(place: Place) -> Act:
     return act
 
 
+@pytest.mark.parametrize("call", [lambda store: store.ping(), read], ids=["ping", "read"])
 def test_a_request_refused_for_old_keys_is_sent_again(
-    place: Place, start: Callable[..., ScriptedServer]
+    place: Place, start: Callable[..., ScriptedServer], call: Callable[[WorkspaceStore], None]
 ) -> None:
     """What was refused so, the server has not looked at; and it is sent only once more."""
     server = start(refused_and_exchanged(place), everything)
     with closing(place.store(place.config(server.endpoint))) as store:
-        store.ping()
+        call(store)
     assert [credentials(each) for each in server.requests] == [b"me:hidden", b"you:new"]
 
 

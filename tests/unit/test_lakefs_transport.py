@@ -389,6 +389,53 @@ def test_compressed_objects_arrive_as_they_are_stored(serve: Any, store_over: An
     assert into.getvalue() == b"\x1f\x8bhello"
 
 
+def test_objects_come_over_connections_that_are_kept(serve: Any, store_over: Any) -> None:
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+    server = serve(answer(200, b"hello"), lambda _, out: out.sendall(chunked), answer(200, b""))
+    store = store_over(server.endpoint)
+    assert [store.read("data", COMMIT, "a", io.BytesIO()) for _ in range(3)] == [5, 5, 0]
+    assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        cut_off_after(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"),
+        answer(503, {"message": "later"}),
+    ],
+    ids=["cut off", "refused"],
+)
+def test_what_is_left_of_a_failed_read_is_not_taken_for_the_next_object(
+    serve: Any, store_over: Any, first: Act
+) -> None:
+    server = serve(first, answer(200, b"hello"))
+    store, into = store_over(server.endpoint), io.BytesIO()
+    with pytest.raises(StoreUnavailable):
+        store.read("data", COMMIT, "a", io.BytesIO())
+    assert store.read("data", COMMIT, "a", into) == 5
+    assert into.getvalue() == b"hello"
+    assert len(server.connections) == 2
+
+
+def test_a_part_beyond_the_end_of_an_object_is_empty(serve: Any, store_over: Any) -> None:
+    server = serve(answer(416, b"no such range"), answer(200, b"hello"))
+    store, into = store_over(server.endpoint), io.BytesIO()
+    assert store.read("data", COMMIT, "a", into, start=9) == 0
+    assert store.read("data", COMMIT, "a", into) == 5
+    assert into.getvalue() == b"hello"
+
+
+def test_an_object_is_asked_for_as_it_is_stored(serve: Any, store_over: Any) -> None:
+    server = serve(answer(200, b"hello"))
+    store_over(server.endpoint).read("data", COMMIT, "ä b/c?d", io.BytesIO())
+    (request,) = server.requests
+    assert request.target.partition("?")[2] == "path=%C3%A4%20b%2Fc%3Fd"
+    assert request.headers["host"] == server.endpoint.removeprefix("http://")
+    assert request.headers["accept-encoding"] == "identity"
+    assert request.headers["authorization"].startswith("Basic ")
+    assert request.headers["user-agent"].startswith("perago-worker/")
+
+
 def test_a_listing_that_does_not_get_on_is_ended(serve: Any, store_over: Any) -> None:
     """Keys that are not UTF-8 are listed under names that sort before what follows them."""
     page = {

@@ -20,7 +20,7 @@ from typing import Any
 
 from urllib3.exceptions import ClosedPoolError
 
-from perago_worker.adapters.conductor.pools import CannotConnectError
+from perago_worker.adapters.http_pools import CannotConnectError
 from perago_worker.errors import QueueRefused, QueueUnavailable
 
 _COME_BACK = frozenset({408, 425, 429})

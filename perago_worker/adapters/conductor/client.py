@@ -15,8 +15,8 @@ from urllib3.exceptions import LocationParseError
 from urllib3.util import make_headers, parse_url
 
 from perago_worker._version import __version__
-from perago_worker.adapters.conductor.pools import Message, Pool, TLSPool
 from perago_worker.adapters.http_heads import QuickResponse
+from perago_worker.adapters.http_pools import Message, pool_of
 from perago_worker.adapters.keys import FixedKeys, Keys, KeySource
 from perago_worker.adapters.tls import TlsFileError, TlsSettings, client_context
 from perago_worker.errors import ConfigError, ConfigProblem
@@ -89,17 +89,13 @@ class Client:
         host = parts.netloc.rpartition("@")[2]
         host = parse_url(f"{parts.scheme}://{host}").netloc or ""  # as it is asked for, in ASCII
         proxy = _proxy_for(parts.scheme, host)
-        manager = _manager(proxy, trust)
-        manager.pool_classes_by_scheme = {"http": Pool, "https": TLSPool}
-        pool = manager.connection_from_url(f"{parts.scheme}://{host}")
-        assert isinstance(pool, Pool)  # noqa: S101 -- the manager has no others
-        self._pool = pool
+        self._pool = pool_of(_manager(proxy, trust), f"{parts.scheme}://{host}")
         # What goes to a proxy as it is names the server, what goes through it does not.
         forwarded = proxy is not None and parts.scheme == "http"
         self._prefix = (f"http://{host}" if forwarded else "") + quoted(parts.path.rstrip("/"))
         self._headers = {"Host": host, **_HEADERS, **_authorization(parts.username, parts.password)}
         if forwarded:
-            self._headers |= pool.proxy_headers
+            self._headers |= self._pool.proxy_headers
 
     def exchange(
         self, message: Message, *, connect_s: float, answer_s: float

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from http.client import HTTPResponse
+from typing import Any, Literal, TypeVar
 
-from urllib3 import PoolManager
+from urllib3 import BaseHTTPResponse, PoolManager
 
 from perago_worker.events import Listener, RequestFinished
+
+R = TypeVar("R", bound=BaseHTTPResponse | HTTPResponse)
 
 
 def measure(manager: PoolManager, *, base_path: str, listener: Listener) -> None:
@@ -49,26 +52,37 @@ def _measured(
 ) -> Any:
     class Measured(pool):  # type: ignore[misc]  # one of urllib3's own
         def urlopen(self, method: str, url: str, *args: Any, **options: Any) -> Any:
-            started_at = time.monotonic()
-            status, date = 0, ""
-            try:
-                response = super().urlopen(method, url, *args, **options)
-                status, date = response.status, response.headers.get("Date", "")
-            finally:
-                listener.on_event(
-                    RequestFinished(
-                        service=service,
-                        operation=word(method, url),
-                        method=method,
-                        route="",
-                        status=status,
-                        seconds=time.monotonic() - started_at,
-                        date=date,
-                    )
-                )
-            return response
+            return told(
+                lambda: super(Measured, self).urlopen(method, url, *args, **options),
+                service=service,
+                operation=word(method, url),
+                method=method,
+                listener=listener,
+            )
 
     return Measured
+
+
+def told(
+    send: Callable[[], R],
+    *,
+    service: Literal["lakefs", "storage"],
+    operation: str,
+    method: str,
+    listener: Listener | None,
+) -> R:
+    """Send a request and return its answer; tell the listener, if there is one, of both."""
+    if listener is None:
+        return send()
+    started_at = time.monotonic()
+    status, date = 0, ""
+    try:
+        response = send()
+        status, date = response.status, response.headers.get("Date", "")
+    finally:
+        seconds = time.monotonic() - started_at
+        listener.on_event(RequestFinished(service, operation, method, "", status, seconds, date))
+    return response
 
 
 def operation(method: str, path: str) -> str:

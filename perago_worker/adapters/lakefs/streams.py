@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from http.client import HTTPResponse
 from typing import BinaryIO
 
 from urllib3 import BaseHTTPResponse
@@ -54,7 +55,7 @@ def range_header(start: int, size: int | None) -> dict[str, str]:
     return {"Range": f"bytes={start}-{last}"}
 
 
-def require_range(response: BaseHTTPResponse, start: int, size: int | None) -> None:
+def require_range(response: BaseHTTPResponse | HTTPResponse, start: int, size: int | None) -> None:
     """Fail when the answer is not the range that was asked for, as proxies may make it.
 
     Raises:

@@ -1,8 +1,8 @@
 """Connections to a lakeFS server: one warm pool, a deadline on every call, nothing sent twice.
 
-Small calls go through lakefs-sdk. Object bytes and listings use the SDK's own connection pool
-directly: its upload and download hold whole objects in memory, and its listing spends 25 ms of
-processor time on every 1,000 objects.
+Small calls go through lakefs-sdk. Uploads and listings use the SDK's own connection pool directly:
+its upload holds whole objects in memory, and its listing spends 25 ms of processor time on every
+1,000 objects. Objects are read past that pool, too: see `objects`.
 
 Importing this module loads the SDK; `LakeFSStore` defers it.
 """
@@ -11,30 +11,23 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit
 
 from urllib3 import BaseHTTPResponse, PoolManager, Timeout
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from perago_worker._version import __version__
-from perago_worker.adapters.http_heads import POOLS
+from perago_worker.adapters.http_heads import POOLS, QuickResponse
 from perago_worker.adapters.keys import Keys
-from perago_worker.adapters.lakefs.mapping import (
-    Failure,
-    NoAnswer,
-    NotSent,
-    ToError,
-    answered,
-    one_line,
-)
+from perago_worker.adapters.lakefs.answers import checked, translated
+from perago_worker.adapters.lakefs.mapping import NoAnswer, NotSent, ToError
 from perago_worker.adapters.lakefs.measured import measure
+from perago_worker.adapters.lakefs.objects import ObjectReader, next_piece
 from perago_worker.adapters.lakefs.sdk import ApiClient, ApiException, Configuration
 from perago_worker.adapters.lakefs.settings import LakeFSSettings
 from perago_worker.adapters.lakefs.streams import (
-    CHUNK_BYTES,
     RANGE_BEYOND_END,
     SourceError,
     exactly,
@@ -70,6 +63,8 @@ class Transport:
         if listener is not None:
             measure(self._pool, base_path=urlsplit(settings.base_url).path, listener=listener)
         self._host = self._pool.connection_from_url(settings.base_url)
+        trust = self._pool.connection_pool_kw["ssl_context"]
+        self._objects = ObjectReader(settings, trust=trust, listener=listener)
         self._base_path = urlsplit(settings.base_url).path
         self._timeout = Timeout(connect=settings.connect_timeout_s, read=settings.request_timeout_s)
         self._connect_s = settings.connect_timeout_s
@@ -108,7 +103,7 @@ class Transport:
     def get(self, *path: str, query: Mapping[str, str], into: ToError) -> bytes:
         """Return the body of a small answer."""
         with translated(into):
-            return self._sent(lambda: _checked(self._request("GET", path, query))).data
+            return self._sent(lambda: checked(self._request("GET", path, query))).data
 
     def download(
         self,
@@ -124,30 +119,25 @@ class Transport:
         An answer that ends early is a failed call. What `sink` raises is passed on as it is.
         """
         headers = range_header(start, size)
+        with ExitStack() as answers:
 
-        def request() -> BaseHTTPResponse:
-            response = self._request("GET", path, query, headers=headers, preload_content=False)
-            beyond_end = headers and response.status == RANGE_BEYOND_END
-            return response if beyond_end else _checked(response)
+            def request() -> QuickResponse:
+                asked_for = {**self._headers, **headers}
+                return self._objects.answer(self._target(path, query), asked_for, answers)
 
-        with translated(into):
-            response = self._sent(request)
-        read = 0
-        try:
-            if headers and response.status == RANGE_BEYOND_END:
-                return 0
             with translated(into):
+                response = self._sent(request)
+                if response.status == RANGE_BEYOND_END:
+                    return 0
                 require_range(response, start, size)
+            read = 0
             while True:
                 with translated(into):
-                    chunk = response.read(CHUNK_BYTES, decode_content=False)
+                    chunk = next_piece(response)
                 if not chunk:
                     return read
                 sink.write(chunk)
                 read += len(chunk)
-        finally:
-            # Closes the connection of an answer that was not read to its end, and nothing else.
-            response.close()
 
     def send(
         self, method: str, *path: str, query: Mapping[str, str], body: object, into: ToError
@@ -157,7 +147,7 @@ class Transport:
         content = json.dumps(body).encode()
 
         def request() -> BaseHTTPResponse:
-            return _checked(self._request(method, path, query, body=content, headers=headers))
+            return checked(self._request(method, path, query, body=content, headers=headers))
 
         with translated(into):
             return self._sent(request).data
@@ -167,7 +157,7 @@ class Transport:
 
         def request() -> BaseHTTPResponse:
             response = self._request("GET", path, query, preload_content=False)
-            return response if response.status in REDIRECTS | NOT_OFFERED else _checked(response)
+            return response if response.status in REDIRECTS | NOT_OFFERED else checked(response)
 
         with translated(into):
             response = self._sent(request)
@@ -203,13 +193,14 @@ class Transport:
                 if response.status == UNAUTHORISED and self._take_keys() != used:
                     # The source is used up: whoever has the file opens it again.
                     raise into(NotSent("the keys were exchanged meanwhile"))
-                return _checked(response).data
+                return checked(response).data
         except SourceError as failed:
             raise failed.error from None
 
     def close(self) -> None:
         """Close idle connections now and busy ones when their calls end."""
         self._pool.clear()
+        self._objects.close()
 
     def _sent(self, send: Callable[[], T]) -> T:
         """Send something; once more when it was refused for keys that were exchanged meanwhile.
@@ -249,13 +240,11 @@ class Transport:
         timeout: Timeout | None = None,
         **options: Any,
     ) -> BaseHTTPResponse:
-        target = "/".join([self._base_path, *(quote(part, safe="") for part in path)])
-        parameters = "&".join([f"{name}={quote(value, safe='')}" for name, value in query.items()])
         # The one server's pool itself: choosing among servers, and following redirects, costs a
         # tenth of what a small object takes.
         return self._host.urlopen(
             method,
-            f"{target}?{parameters}" if parameters else target,
+            self._target(path, query),
             headers={**self._headers, **(headers or {})},
             timeout=timeout or self._timeout,
             retries=False,
@@ -263,37 +252,10 @@ class Transport:
             **options,
         )
 
-
-@contextmanager
-def translated(into: ToError) -> Iterator[None]:
-    """Let no exception of the SDK or of urllib3 out: raise what `into` makes of the failure."""
-    try:
-        yield
-    except ApiException as error:
-        raise into(_failure(error)) from error
-    except (NewConnectionError, ConnectTimeoutError) as error:
-        raise into(NotSent(_describe(error))) from error
-    except (HTTPError, ValueError, TypeError) as error:
-        # The last two: an answer that was not what the SDK or pydantic expected.
-        raise into(NoAnswer(_describe(error))) from error
-
-
-def _failure(error: ApiException) -> Failure:
-    if not error.status:  # the SDK's form of a TLS failure
-        return NoAnswer(one_line(str(error.reason)))
-    return answered(error.status, error.body)
-
-
-def _describe(error: Exception) -> str:
-    return one_line(f"{type(error).__name__}: {error}")
-
-
-def _checked(response: BaseHTTPResponse) -> BaseHTTPResponse:
-    if 200 <= response.status < 300:
-        return response
-    error = ApiException(status=response.status, reason=response.reason)
-    error.body = response.data.decode(errors="replace")
-    raise error
+    def _target(self, path: Sequence[str], query: Mapping[str, str]) -> str:
+        target = "/".join([self._base_path, *(quote(part, safe="") for part in path)])
+        parameters = "&".join([f"{name}={quote(value, safe='')}" for name, value in query.items()])
+        return f"{target}?{parameters}" if parameters else target
 
 
 def _configuration(settings: LakeFSSettings) -> Configuration:

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
@@ -187,3 +187,11 @@ class TLSPool(Pool, HTTPSConnectionPool):
     """The same with TLS."""
 
     ConnectionCls = _SecureConnection
+
+
+def pool_of(manager: PoolManager, url: str) -> Pool:
+    """Return a pool for the server that an address names, made as the manager makes its pools."""
+    manager.pool_classes_by_scheme = {"http": Pool, "https": TLSPool}
+    pool = manager.connection_from_url(url)
+    assert isinstance(pool, Pool)  # noqa: S101 -- the manager has no others
+    return pool
