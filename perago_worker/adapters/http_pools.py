@@ -14,10 +14,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from urllib.parse import quote
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connection import HTTPConnection, HTTPSConnection, port_by_scheme
 from urllib3.exceptions import HTTPError
+from urllib3.util import parse_url
 
 from perago_worker.adapters.http_heads import SMALL_BYTES, QuickResponse
 
@@ -25,7 +27,8 @@ KEEPALIVE_S = 45.0
 """How long an idle connection is kept: longer than heartbeats are apart, shorter than servers do.
 
 Where the server closes first, a request can run into the closing connection, and a poll that does
-is lost. Source: Conductor 3.32.1 and common load balancers close after 60 seconds.
+is lost; what is read of lakeFS would be tried again. Source: Conductor 3.32.1 and common load
+balancers close after 60 seconds.
 """
 
 
@@ -89,7 +92,8 @@ class _Connection(HTTPConnection):
 
     def is_free_after(self, response: QuickResponse) -> bool:
         """Tell whether what comes next over this connection is the answer to the next request."""
-        told_twice = response.length is not None and "transfer-encoding" in response.headers
+        headers = response.headers
+        told_twice = "content-length" in headers and "transfer-encoding" in headers
         pending = getattr(self.sock, "pending", None)  # what TLS has deciphered already
         return (
             self.sent_whole
@@ -190,8 +194,26 @@ class TLSPool(Pool, HTTPSConnectionPool):
 
 
 def pool_of(manager: PoolManager, url: str) -> Pool:
-    """Return a pool for the server that an address names, made as the manager makes its pools."""
+    """Return a pool for the server that an address names, with the manager's options.
+
+    The manager makes no other pools from then on.
+    """
     manager.pool_classes_by_scheme = {"http": Pool, "https": TLSPool}
     pool = manager.connection_from_url(url)
     assert isinstance(pool, Pool)  # noqa: S101 -- the manager has no others
     return pool
+
+
+def host_field(url: str) -> str:
+    """Return what requests call the server of an address: no port where the scheme implies it."""
+    parts = parse_url(url)
+    host = (parts.host or "").rstrip(".")
+    if host.startswith("["):  # an IPv6 address; its zone means nothing elsewhere
+        host = host.partition("%")[0].rstrip("]") + "]"
+    implied = parts.port is None or parts.port == port_by_scheme.get(parts.scheme or "")
+    return host if implied else f"{host}:{parts.port}"
+
+
+def quoted(target: str) -> str:
+    """Return a target as it is sent: what may not be in one as it is, is written with `%`."""
+    return quote(target, safe="/?%:@!$&'()*+,;=~[]")

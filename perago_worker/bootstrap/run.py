@@ -102,15 +102,16 @@ def run_worker(config: WorkerConfig, *, until_idle: bool, log_level: str | None)
         try:
             code = supervisor.run()
         finally:
-            listener.flush(timeout_s=HELD_UP_S)
-            for each in (bars, traces):
-                if each:
-                    each.close()
-    if listener.held_up:
-        # Nobody reads the log, and the usual way out waits until its last line is written.
-        os._exit(code)
+            is_told = listener.flush(timeout_s=HELD_UP_S)
+            if bars and is_told:  # a terminal that is stopped would hold this up, too
+                bars.close()
+            if traces:
+                traces.close()
     if summary:
         summary.render(sys.stdout)
+    elif listener.held_up:
+        # Nobody reads the log, and the usual way out waits until its last line is written.
+        os._exit(code)
     return code
 
 

@@ -39,7 +39,7 @@ def build_supervisor(
     listeners: Sequence[Listener],
     until_idle: bool,
     watching: Watching | None = None,
-    catch_up: Callable[[], None] = lambda: None,
+    catch_up: Callable[[], object] = lambda: None,
 ) -> Supervisor:
     """Wire a worker for these tasks; nothing is started.
 

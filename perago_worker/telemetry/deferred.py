@@ -37,6 +37,9 @@ class Deferred:
 
     The other is told by one thread.
 
+    Attributes:
+        held_up: Whether, when this was closed, the listener could not be told of everything.
+
     Args:
         listener: Its errors are dropped; see `Fanout`. It tells of no events itself.
         at_once: Defer nothing: tell where an event happens. For a worker with bodies in threads of
@@ -51,6 +54,7 @@ class Deferred:
         self._something_waits = threading.Event()
         self._hurry = threading.Event()
         self._closed = threading.Event()
+        self.held_up = False
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
         if not at_once:
             self._thread.start()
@@ -71,29 +75,24 @@ class Deferred:
             case _ if not self._something_waits.is_set():
                 self._something_waits.set()
 
-    def flush(self, *, timeout_s: float | None = None) -> None:
-        """Return when the listener has been told of all events so far.
+    def flush(self, *, timeout_s: float | None = None) -> bool:
+        """Wait until the listener has been told of all events so far; return whether it was.
 
         Args:
             timeout_s: How long to wait for that at most; it is told later then.
         """
         if self._at_once:
-            return
+            return True
         told = threading.Event()
         self._waiting.append(told)
         self._hurry.set()
         self._something_waits.set()
-        told.wait(timeout_s)
+        return told.wait(timeout_s)
 
     def close(self) -> None:
         """Tell of everything, within a bounded time; after this every event is told at once."""
         self._closed.set()
-        self.flush(timeout_s=HELD_UP_S)
-
-    @property
-    def held_up(self) -> bool:
-        """Whether, after `close`, the listener has still not been told of everything."""
-        return bool(self._waiting)
+        self.held_up = not self.flush(timeout_s=HELD_UP_S)
 
     def _run(self) -> None:
         while True:

@@ -65,7 +65,7 @@ class TelemetryServer:
         listen: str,
         *,
         registry: CollectorRegistry,
-        catch_up: Callable[[], None] = lambda: None,
+        catch_up: Callable[[], object] = lambda: None,
         liveness: Check,
         readiness: Check,
         startup: Check = list,

@@ -187,6 +187,9 @@ def test_temporary_folders_are_in_one_for_the_time_of_a_run(
     with temporary_files_apart() as folder:
         inside = Path(tempfile.mkdtemp())
         child = subprocess.run(said, capture_output=True, text=True, check=True).stdout.strip()
+        command = ["lsattr", "-d", str(folder)]
+        flags = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert flags.returncode != 0 or "T" in flags.stdout.split()[0]  # not every file system has it
     assert folder.parent == tmp_path
     assert (inside.parent, child) == (folder, str(folder))
     assert not folder.exists()

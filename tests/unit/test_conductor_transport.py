@@ -480,6 +480,15 @@ class TestSends:
             queue.poll("build", count=1, wait_s=0)
         assert len({request.source for request in wire.received}) == 2
 
+    def test_unless_an_answer_has_two_lengths(self, wire: Wire, queue: ConductorQueue) -> None:
+        """Which of them a proxy on the way believes is not known. Source: RFC 9112, section 6.3."""
+        twice = b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[]\r\n0\r\n\r\n"
+        answer = b"HTTP/1.1 200 OK\r\n" + twice
+        wire.reply = lambda _request: Reply(write=lambda file: file.write(answer), stays=True)
+        for _ in range(2):
+            assert queue.poll("build", count=1, wait_s=0) == []
+        assert len({request.source for request in wire.received}) == 2
+
     @pytest.mark.parametrize(
         "answer",
         [
@@ -1072,6 +1081,21 @@ class TestSettings:
     def test_what_would_be_more_than_one_request_is_none(self, target: str, value: str) -> None:
         with pytest.raises(ValueError, match="line end"):
             pools.head_of(pools.Message("GET", target, None, {"X-Authorization": value}))
+
+    @pytest.mark.parametrize(
+        ("url", "host"),
+        [
+            ("http://example.com/api", "example.com"),
+            ("http://example.com:80/api", "example.com"),
+            ("https://example.com:443", "example.com"),
+            ("https://example.com:80", "example.com:80"),
+            ("http://example.com.:8080", "example.com:8080"),
+            ("http://[fe80::1%25eth0]:80", "[fe80::1]"),
+            ("http://[::1]:8080/api", "[::1]:8080"),
+        ],
+    )
+    def test_the_host_is_named_as_clients_do(self, url: str, host: str) -> None:
+        assert pools.host_field(url) == host
 
     @pytest.mark.parametrize("content", [None, "no certificate"])
     def test_ca_file_that_cannot_be_used(self, tmp_path: Path, content: str | None) -> None:

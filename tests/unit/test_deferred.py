@@ -114,7 +114,8 @@ def test_what_is_left_when_it_closes_is_known(monkeypatch: pytest.MonkeyPatch) -
     listener.close()
     assert listener.held_up
     slow.go_on.set()
-    listener.flush()
+    assert listener.flush()
+    listener.close()
     assert not listener.held_up
     assert slow.events == [StateChanged("draining")]
 

@@ -235,7 +235,7 @@ def test_older_versions_are_not_spoken(place: Place, ask: Ask) -> None:
             ask(place, place.config(https(server), lines))
 
 
-@EACH
+@pytest.mark.parametrize("ask", [ask_conductor, ask_lakefs])
 @pytest.mark.parametrize(
     ("lines", "key"),
     [

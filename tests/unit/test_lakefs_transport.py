@@ -397,21 +397,26 @@ def test_objects_come_over_connections_that_are_kept(serve: Any, store_over: Any
     assert len(server.connections) == 1
 
 
-@pytest.mark.parametrize(
-    "first",
-    [
-        cut_off_after(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"),
-        answer(503, {"message": "later"}),
-    ],
-    ids=["cut off", "refused"],
-)
-def test_what_is_left_of_a_failed_read_is_not_taken_for_the_next_object(
-    serve: Any, store_over: Any, first: Act
-) -> None:
-    server = serve(first, answer(200, b"hello"))
-    store, into = store_over(server.endpoint), io.BytesIO()
-    with pytest.raises(StoreUnavailable):
+def test_a_connection_is_kept_when_an_object_is_refused(serve: Any, store_over: Any) -> None:
+    server = serve(answer(503, {"message": "later"}), answer(200, b"hello"))
+    store = store_over(server.endpoint)
+    with pytest.raises(StoreUnavailable, match="later"):
         store.read("data", COMMIT, "a", io.BytesIO())
+    assert store.read("data", COMMIT, "a", io.BytesIO()) == 5
+    assert len(server.connections) == 1
+
+
+def test_what_was_not_read_of_an_object_is_not_taken_for_the_next(
+    serve: Any, store_over: Any
+) -> None:
+    class Full(io.RawIOBase):
+        def write(self, data: object, /) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    server = serve(answer(200, bytes(8 * 1024**2)), answer(200, b"hello"))
+    store, into = store_over(server.endpoint), io.BytesIO()
+    with pytest.raises(OSError, match="No space left"):
+        store.read("data", COMMIT, "a", Full())
     assert store.read("data", COMMIT, "a", into) == 5
     assert into.getvalue() == b"hello"
     assert len(server.connections) == 2
@@ -423,6 +428,7 @@ def test_a_part_beyond_the_end_of_an_object_is_empty(serve: Any, store_over: Any
     assert store.read("data", COMMIT, "a", into, start=9) == 0
     assert store.read("data", COMMIT, "a", into) == 5
     assert into.getvalue() == b"hello"
+    assert len(server.connections) == 2
 
 
 def test_an_object_is_asked_for_as_it_is_stored(serve: Any, store_over: Any) -> None:

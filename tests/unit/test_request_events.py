@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+from contextlib import closing
 
 import pytest
 
@@ -17,6 +19,7 @@ from perago_worker.errors import QueueUnavailable, StoreError
 from perago_worker.events import RequestFinished
 from perago_worker.telemetry.request_metrics import OPERATIONS
 from tests.support import Recorder
+from tests.unit.scripted_server import answer, serving
 
 BASE = "/repositories/shop"
 CLOSED = "http://127.0.0.1:9"
@@ -70,10 +73,29 @@ def test_a_request_that_is_not_answered_is_told_of_without_its_values() -> None:
         queue.poll("very.private", count=1, wait_s=0)
     with pytest.raises(StoreError):
         store.head("very-private", "main")
+    with pytest.raises(StoreError):
+        store.read("very-private", "0" * 64, "private", io.BytesIO())
     queue.close()
     store.close()
 
-    polled, read = recorder.of(RequestFinished)
-    assert (polled.service, polled.operation, polled.status) == ("conductor", "poll", 0)
-    assert (read.service, read.operation, read.status) == ("lakefs", "commits", 0)
-    assert not re.search("private", f"{polled}{read}")
+    told = recorder.of(RequestFinished)
+    assert [(each.service, each.operation, each.status) for each in told] == [
+        ("conductor", "poll", 0),
+        ("lakefs", "commits", 0),
+        ("lakefs", "read", 0),
+    ]
+    assert not re.search("private", str(told))
+
+
+def test_objects_that_are_read_or_refused_are_told_of() -> None:
+    recorder = Recorder()
+    with serving() as start:
+        server = start(answer(200, b"hello", Date="today"), answer(404, {"message": "none"}))
+        settings = LakeFSSettings(endpoint=server.endpoint, presign=False)
+        with closing(LakeFSStore.open(settings, listener=recorder)) as store:
+            store.read("shop", "0" * 64, "a", io.BytesIO())
+            with pytest.raises(StoreError):
+                store.read("shop", "0" * 64, "a", io.BytesIO())
+    told = [(e.operation, e.method, e.status, e.date) for e in recorder.of(RequestFinished)]
+    # What follows asks whether it was the object that is not there.
+    assert told[:2] == [("read", "GET", 200, "today"), ("read", "GET", 404, "")]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
 from urllib3 import PoolManager, ProxyManager
@@ -16,7 +16,7 @@ from urllib3.util import make_headers, parse_url
 
 from perago_worker._version import __version__
 from perago_worker.adapters.http_heads import QuickResponse
-from perago_worker.adapters.http_pools import Message, pool_of
+from perago_worker.adapters.http_pools import Message, host_field, pool_of, quoted
 from perago_worker.adapters.keys import FixedKeys, Keys, KeySource
 from perago_worker.adapters.tls import TlsFileError, TlsSettings, client_context
 from perago_worker.errors import ConfigError, ConfigProblem
@@ -93,7 +93,11 @@ class Client:
         # What goes to a proxy as it is names the server, what goes through it does not.
         forwarded = proxy is not None and parts.scheme == "http"
         self._prefix = (f"http://{host}" if forwarded else "") + quoted(parts.path.rstrip("/"))
-        self._headers = {"Host": host, **_HEADERS, **_authorization(parts.username, parts.password)}
+        self._headers = {
+            "Host": host_field(f"{parts.scheme}://{host}"),
+            **_HEADERS,
+            **_authorization(parts.username, parts.password),
+        }
         if forwarded:
             self._headers |= self._pool.proxy_headers
 
@@ -111,11 +115,6 @@ class Client:
     def close(self) -> None:
         """Close idle connections now and busy ones when their calls end. Idempotent."""
         self._pool.close()
-
-
-def quoted(target: str) -> str:
-    """Return a target as it is sent: what may not be in one as it is, is written with `%`."""
-    return quote(target, safe="/?%:@!$&'()*+,;=~[]")
 
 
 def open_client(settings: ConductorSettings, *, trust: ssl.SSLContext | None) -> Client:

@@ -23,11 +23,10 @@ from perago_worker.adapters.conductor.client import (
     Client,
     ConductorSettings,
     open_client,
-    quoted,
     trust_of,
 )
 from perago_worker.adapters.http_heads import QuickResponse
-from perago_worker.adapters.http_pools import Message
+from perago_worker.adapters.http_pools import Message, quoted
 from perago_worker.adapters.tls import RenewedCertificate, usual_trust
 from perago_worker.errors import QueueRefused, QueueUnavailable
 from perago_worker.events import Listener, RequestFinished

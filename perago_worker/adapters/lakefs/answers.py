@@ -23,7 +23,10 @@ from perago_worker.adapters.lakefs.sdk import ApiException
 
 @contextmanager
 def translated(into: ToError) -> Iterator[None]:
-    """Let no exception of the SDK or of urllib3 out: raise what `into` makes of the failure."""
+    """Let no exception of the SDK, urllib3 or a connection out: raise what `into` makes of it.
+
+    Nothing but requests may be done within: what a file raises would be taken for the server's.
+    """
     try:
         yield
     except ApiException as error:

@@ -1,4 +1,4 @@
-"""Tells of every request to the server, at the pool that both the SDK and we send them through."""
+"""Tells of every request: at the pools that most are sent through, and by `told` of the others."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Reading objects, over connections that nothing else uses.
 
-What the SDK's pool does for each request takes as long as everything else about a small object
+What the SDK's pool does for each request takes a good part of the time for a small object
 (docs/decisions/0022).
 """
 
@@ -12,10 +12,9 @@ from contextlib import ExitStack
 from http.client import IncompleteRead
 
 from urllib3 import PoolManager
-from urllib3.util import parse_url
 
 from perago_worker.adapters.http_heads import QuickResponse
-from perago_worker.adapters.http_pools import Message, pool_of
+from perago_worker.adapters.http_pools import Message, host_field, pool_of, quoted
 from perago_worker.adapters.lakefs.answers import refusal
 from perago_worker.adapters.lakefs.measured import told
 from perago_worker.adapters.lakefs.settings import LakeFSSettings
@@ -35,8 +34,7 @@ class ObjectReader:
         manager = PoolManager(maxsize=settings.connections, ssl_context=trust)
         self._pool = pool_of(manager, settings.base_url)
         # Bytes as they are stored, and not what a proxy makes of them.
-        host = parse_url(settings.base_url).netloc or ""
-        self._headers = {"Host": host, "Accept-Encoding": "identity"}
+        self._headers = {"Host": host_field(settings.base_url), "Accept-Encoding": "identity"}
 
     def answer(self, target: str, headers: Mapping[str, str], end: ExitStack) -> QuickResponse:
         """Ask for an object, or a range of one, and return the answer.
@@ -44,25 +42,29 @@ class ObjectReader:
         Its status is a success, or `RANGE_BEYOND_END` where a range was asked for.
 
         Args:
-            target: Path and query, quoted.
+            target: Path and query; of what has to be quoted, only the address's own path is not.
             end: Gives the connection back; for others only if the answer was read to its end.
 
         Raises:
             ApiException: The server refused; other failures are those of `Pool.exchange`.
         """
-        message = Message("GET", target, None, {**self._headers, **headers})
+        message = Message("GET", quoted(target), None, {**self._headers, **headers})
         exchange = self._pool.exchange(message, connect_s=self._connect_s, answer_s=self._answer_s)
-        response = told(
-            lambda: end.enter_context(exchange),
-            service="lakefs",
-            operation="read",
-            method="GET",
-            listener=self._listener,
-        )
-        beyond_end = "Range" in headers and response.status == RANGE_BEYOND_END
-        if beyond_end or 200 <= response.status < 300:
-            return response
-        raise refusal(response.status, response.reason, response.read())
+        with ExitStack() as own:
+            response = told(
+                lambda: own.enter_context(exchange),
+                service="lakefs",
+                operation="read",
+                method="GET",
+                listener=self._listener,
+            )
+            beyond_end = "Range" in headers and response.status == RANGE_BEYOND_END
+            if beyond_end or 200 <= response.status < 300:
+                end.enter_context(own.pop_all())
+                return response
+            said = response.read()
+        # Only here, so that the connection is kept: who is refused will soon ask again.
+        raise refusal(response.status, response.reason, said)
 
     def close(self) -> None:
         """Close idle connections now and busy ones when their calls end."""

@@ -1,8 +1,8 @@
-"""Connections to a lakeFS server: one warm pool, a deadline on every call, nothing sent twice.
+"""Connections to a lakeFS server: kept warm, a deadline on every call, nothing sent twice.
 
 Small calls go through lakefs-sdk. Uploads and listings use the SDK's own connection pool directly:
 its upload holds whole objects in memory, and its listing spends 25 ms of processor time on every
-1,000 objects. Objects are read past that pool, too: see `objects`.
+1,000 objects. Objects are read over another pool: see `objects`.
 
 Importing this module loads the SDK; `LakeFSStore` defers it.
 """
