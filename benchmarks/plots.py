@@ -58,7 +58,7 @@ def _save(figure: Any, path: Path, pyplot: Any) -> Path:
 
 def _curve(pyplot: Any, results: Results, row: Row) -> Any:
     metric = row.metrics[0]
-    figure, axes = pyplot.subplots(figsize=(6, 3.6))
+    figure, axes = pyplot.subplots(figsize=(7, 3.6))
     for contender in results.contenders(row.key):
         points = [
             (x, summary)
@@ -75,14 +75,29 @@ def _curve(pyplot: Any, results: Results, row: Row) -> Any:
             label=contender, color=COLOURS[contender],
             linestyle="--" if contender == "limit" else "-",
         )  # fmt: skip
-    axes.set_xscale("log", base=2 if row.x in {"slots", "bytes"} else 10)
-    axes.set_yscale("log")
+    places = results.xs(row.key)
+    axes.set_xscale("log")
+    axes.set_xticks(places, labels=[_place(row.x, x) for x in places], fontsize=8)
+    axes.minorticks_off()
+    if metric.more_is_better:
+        axes.set_ylim(bottom=0)
+    else:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel(row.x)
     axes.set_ylabel(metric.title)
     axes.set_title(row.title, loc="left")
     axes.grid(visible=True, which="major", color="#e5e5e5")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
+
+
+def _place(unit: str, x: float) -> str:
+    """Return what a place on the axis is called."""
+    if unit != "bytes":
+        return f"{x:,.0f}"
+    power = min(3, (int(x).bit_length() - 1) // 10)
+    return f"{x / 1024**power:g} {('B', 'KiB', 'MiB', 'GiB')[power]}"
 
 
 def _bars(pyplot: Any, results: Results, rows: Sequence[Row]) -> Any:
