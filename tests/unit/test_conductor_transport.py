@@ -25,7 +25,7 @@ from typing import Any, Self
 
 import pytest
 
-from perago_worker.adapters import http_pools as pools
+from perago_worker.adapters import http_pools
 from perago_worker.adapters.conductor import ConductorQueue, ConductorSettings
 from perago_worker.adapters.conductor.auth import NO_TOKEN_LIFETIME_S, TOKEN_LIFETIME_S
 from perago_worker.adapters.conductor.transport import Request, Transport
@@ -419,7 +419,7 @@ class TestSends:
         self, wire: Wire, queue: ConductorQueue, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The server may be about to close it."""
-        monkeypatch.setattr(pools, "KEEPALIVE_S", 0.0)
+        monkeypatch.setattr(http_pools, "KEEPALIVE_S", 0.0)
         for _ in range(2):
             queue.poll("build", count=1, wait_s=0)
         assert len({request.source for request in wire.received}) == 2
@@ -1074,28 +1074,6 @@ class TestSettings:
         with pytest.raises(QueueUnavailable) as caught:
             queue.poll("build", count=1, wait_s=0)
         assert SECRET not in "".join(traceback.format_exception(caught.value)) + caplog.text
-
-    @pytest.mark.parametrize(
-        ("target", "value"), [("/a b", ""), ("/a\r\nb", ""), ("/a", "x\r\ny"), ("/a", "x\ny")]
-    )
-    def test_what_would_be_more_than_one_request_is_none(self, target: str, value: str) -> None:
-        with pytest.raises(ValueError, match="line end"):
-            pools.head_of(pools.Message("GET", target, None, {"X-Authorization": value}))
-
-    @pytest.mark.parametrize(
-        ("url", "host"),
-        [
-            ("http://example.com/api", "example.com"),
-            ("http://example.com:80/api", "example.com"),
-            ("https://example.com:443", "example.com"),
-            ("https://example.com:80", "example.com:80"),
-            ("http://example.com.:8080", "example.com:8080"),
-            ("http://[fe80::1%25eth0]:80", "[fe80::1]"),
-            ("http://[::1]:8080/api", "[::1]:8080"),
-        ],
-    )
-    def test_the_host_is_named_as_clients_do(self, url: str, host: str) -> None:
-        assert pools.host_field(url) == host
 
     @pytest.mark.parametrize("content", [None, "no certificate"])
     def test_ca_file_that_cannot_be_used(self, tmp_path: Path, content: str | None) -> None:
